@@ -1,0 +1,53 @@
+"""How a network declares what its attention connects: streams of tokens and the sites between them.
+
+A *stream* is a sequence of tokens (`image`, `text`, `query`, `region`, `node`); its *layout* says where each token lies in
+the input. A *site* is one attention module: it writes one stream and reads one stream. Networks declare both;
+explanation methods read nothing else of a network.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class FeatureLevels:
+    """Tokens are the cells of one or several grids laid over the (padded) image, level after level, row by row.
+
+    shapes: (h, w) of each level. valid_ratios: (B, L, 2), the share (x, y) of each level's map that the image fills.
+    """
+
+    shapes: tuple[tuple[int, int], ...]
+    valid_ratios: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class ObjectQueries:
+    """Tokens are a detector's queries; they lie where the network's boxes say."""
+
+    count: int
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A named sequence of tokens and how it lies in the input."""
+
+    name: str
+    layout: FeatureLevels | ObjectQueries
+
+
+@dataclass(frozen=True)
+class Site:
+    """One attention module.
+
+    module: its dotted name in the network. kind: "dense" attention gives probabilities (B, H, Q, K), "deformable" gives
+    sampling locations and weights. writes, reads: names of streams. part, layer: where it stands in the network.
+    """
+
+    module: str
+    kind: Literal["dense", "deformable"]
+    writes: str
+    reads: str
+    part: str
+    layer: int
