@@ -1,7 +1,7 @@
 """How a network declares what its attention connects: streams of tokens and the sites between them.
 
-A *stream* is a sequence of tokens (`image`, `text`, `query`, `region`, `node`); its *layout* says where each token lies in
-the input. A *site* is one attention module: it writes one stream and reads one stream. Networks declare both;
+A *stream* is a sequence of tokens (`image`, `text`, `query`, `region`, `node`); its *layout* says where each token lies
+in the input. A *site* is one attention module: it writes one stream and reads one stream. Networks declare both;
 explanation methods read nothing else of a network.
 """
 

@@ -11,12 +11,6 @@ HERE = Path(__file__).parent
 DEFAULT_FOLDERS = [HERE / "cases", HERE.parents[2] / "shared" / "parity"]
 
 
-def pytest_addoption(parser):
-    group = parser.getgroup("parity")
-    group.addoption("--cases", action="append", metavar="DIR", help="folder of parity cases (repeatable)")
-    group.addoption("--kinds", default="*", metavar="PATTERN", help="only cases whose kind matches, e.g. 'ms_deform/*'")
-
-
 def pytest_generate_tests(metafunc):
     if "case" not in metafunc.fixturenames:
         return

@@ -1,0 +1,82 @@
+"""One JSON line an epoch, in the words of the original Deformable DETR's log.txt."""
+
+import json
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+COCO_NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
+
+class EpochLog(pl.Callback):
+    """Append to `<run folder>/log.jsonl` and print one line after every epoch.
+
+    Keys: `train_<loss>` and `test_<loss>` (means over the epoch), `test_coco_eval_bbox` (12 numbers), `epoch`,
+    `n_parameters`, and beyond the original `seconds_per_step`, `peak_memory_mib`, `lr`. The module gives the losses by
+    `epoch_losses(stage)` and the numbers by `last_ap`. A resumed run keeps the lines of the epochs it does not repeat.
+    """
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.training_seconds = 0.0
+        self.started = 0.0
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.file = Path(trainer.default_root_dir) / "log.jsonl"
+        if not trainer.is_global_zero or not self.file.exists():
+            return
+        lines = self.file.read_text().splitlines()
+        if trainer.global_step == 0:
+            number = 1
+            while (kept := self.file.with_name(f"log.previous{number}.jsonl")).exists():
+                number += 1
+            self.file.rename(kept)
+        else:
+            kept_lines = [line for line in lines if json.loads(line)["epoch"] < trainer.current_epoch]
+            self.file.write_text("".join(line + "\n" for line in kept_lines))
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.steps, self.training_seconds, self.started = 0, 0.0, time.perf_counter()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        self.steps += 1
+        now = time.perf_counter()
+        self.training_seconds += now - self.started
+        self.started = now
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        line: dict[str, Any] = {f"train_{k}": v for k, v in pl_module.epoch_losses("train").items()}
+        validated = trainer.enable_validation and (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
+        if validated:
+            line |= {f"test_{k}": v for k, v in pl_module.epoch_losses("val").items()}
+            line["test_coco_eval_bbox"] = [pl_module.last_ap[name] for name in COCO_NUMBERS]
+        line["epoch"] = trainer.current_epoch
+        line["n_parameters"] = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
+        line["seconds_per_step"] = self.training_seconds / max(self.steps, 1)
+        line["peak_memory_mib"] = _peak_memory_mib(pl_module.device)
+        line["lr"] = [group["lr"] for group in trainer.optimizers[0].param_groups]
+        if not trainer.is_global_zero:
+            return
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.file, "a") as file:
+            file.write(json.dumps(line) + "\n")
+        ap = "  AP {:.3f}  AP50 {:.3f}".format(*line["test_coco_eval_bbox"][:2]) if validated else ""
+        print(
+            f"epoch {trainer.current_epoch:3d}  loss {line.get('train_loss', float('nan')):7.3f}{ap}"
+            f"  {1000 * line['seconds_per_step']:.0f} ms/step  peak {line['peak_memory_mib']:.0f} MiB",
+            flush=True,
+        )
+
+
+def _peak_memory_mib(device: torch.device) -> float:
+    """Peak of the GPU's allocator, or of the process's resident memory on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -1,0 +1,147 @@
+"""fit, validate, test, predict: Lightning's command line with a run folder, resumable checkpoints and an epoch log."""
+
+import logging
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from lightning_xai.callbacks.atomic_checkpoint import AtomicCheckpointIO
+from lightning_xai.callbacks.epoch_log import EpochLog
+from lightning_xai.callbacks.step_seed import StepSeed
+from lightning_xai.cli.configuration import expand_extends
+from lightning_xai.evaluate.detection_ap import ap_table
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Write the complete configuration to `<run folder>/config.yaml`, so that a run can be repeated from it alone."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if trainer.is_global_zero and stage == "fit":
+            folder = Path(trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            self.parser.save(self.config, str(folder / "config.yaml"), skip_none=False, overwrite=True)
+
+
+class TrainingCLI(LightningCLI):
+    """Lightning's CLI plus `--run_dir` (everything a run writes) and the callbacks that every run has."""
+
+    def __init__(self, arguments: list[str], run: bool = True) -> None:
+        self.config_files = [Path(b) for a, b in zip(arguments, arguments[1:], strict=False) if a in ("-c", "--config")]
+        super().__init__(
+            args=expand_extends(arguments),
+            run=run,
+            seed_everything_default=42,
+            save_config_callback=SaveRunConfig if run else None,
+            save_config_kwargs={"overwrite": True},
+            auto_configure_optimizers=False,
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(args)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--run_dir", type=str | None, help="folder of the run (default: runs/<name of the config>)")
+        parser.add_argument("--extends", type=str | None, help="(in files only) the configuration this one builds on")
+        parser.add_argument("--checkpoint_every_n_steps", type=int, default=1000, help="also save inside an epoch")
+        parser.add_argument("--monitor", type=str, default="val/AP", help="metric whose largest value marks the best")
+
+    @property
+    def settings(self) -> Any:
+        return self.config[self.subcommand] if self.subcommand else self.config
+
+    def before_instantiate_classes(self) -> None:
+        settings = self.settings
+        name = self.config_files[-1].stem if self.config_files else "default"
+        self.run_dir = Path(settings.run_dir or settings.trainer.default_root_dir or f"runs/{name}")
+        settings.trainer.default_root_dir = str(self.run_dir)
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        given = self._get(self.config_init, "trainer")
+        callbacks = list(given.get("callbacks") or [])
+        settings = self.settings
+        if self.subcommand == "fit" and not given.get("fast_dev_run"):
+            callbacks += self._fit_callbacks(settings, callbacks, given)
+        if given.get("enable_progress_bar") is not False and not _has(callbacks, RichProgressBar):
+            callbacks.append(RichProgressBar(refresh_rate=10))
+        kwargs["callbacks"] = callbacks
+        if given.get("logger") in (None, True):
+            kwargs["logger"] = self._default_logger() if self.subcommand == "fit" else False
+        plugins = given.get("plugins") or []
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+        # our samplers split every epoch over the processes themselves, without padding the evaluation
+        kwargs["use_distributed_sampler"] = False
+        return super().instantiate_trainer(**kwargs)
+
+    def _fit_callbacks(self, settings: Any, given: list[Callback], trainer: Any) -> list[Callback]:
+        callbacks: list[Callback] = [StepSeed(self._get(self.config, "seed_everything"))]
+        if not _has(given, EpochLog):
+            callbacks.append(EpochLog())
+        if trainer.get("logger") is not False:
+            callbacks.append(LearningRateMonitor())
+        if trainer.get("enable_checkpointing") is not False:
+            folder = self.run_dir / "checkpoints"
+            callbacks += [
+                ModelCheckpoint(
+                    folder,
+                    filename="best",
+                    monitor=settings.monitor,
+                    mode="max",
+                    save_top_k=1,
+                    enable_version_counter=False,
+                ),
+                ModelCheckpoint(
+                    folder,
+                    filename="last",
+                    save_top_k=1,
+                    every_n_train_steps=settings.checkpoint_every_n_steps,
+                    save_on_train_epoch_end=True,
+                    save_on_exception=True,
+                    enable_version_counter=False,
+                ),
+            ]
+        return callbacks
+
+    def _default_logger(self) -> Any:
+        from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+
+        kind = TensorBoardLogger if find_spec("tensorboard") else CSVLogger
+        return kind(str(self.run_dir), name="", version="tensorboard" if find_spec("tensorboard") else "csv")
+
+    def before_fit(self) -> None:
+        self.started = time.perf_counter()
+
+    def after_fit(self) -> None:
+        seconds = time.perf_counter() - self.started
+        ap = getattr(self.model, "last_ap", None)
+        if not self.trainer.is_global_zero:
+            return
+        if ap:
+            print(ap_table(ap))
+            summary = f"AP={ap['AP']:.3f} AP50={ap['AP50']:.3f} "
+        else:
+            summary = ""
+        print(f"{summary}train_seconds={seconds:.0f} pictures={self.run_dir / 'pictures'}", flush=True)
+
+    def after_validate(self) -> None:
+        ap = getattr(self.model, "last_ap", None)
+        if ap and self.trainer.is_global_zero:
+            print(ap_table(ap), flush=True)
+
+    after_test = after_validate
+
+
+def _has(callbacks: list[Callback], kind: type) -> bool:
+    return any(isinstance(callback, kind) for callback in callbacks)
+
+
+def run(command: str, arguments: list[str]) -> int:
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    sys.argv = ["lightning-xai", command, *arguments]
+    TrainingCLI([command, *arguments])
+    return 0

@@ -1,0 +1,153 @@
+"""Images of a COCO set with their boxes, one sample at a time, whatever the state of the files."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lightning_xai.data.coco_annotations import CocoAnnotations
+from lightning_xai.data.detection_transforms import Draws, Sample, Target, sample_seed
+from lightning_xai.data.image_cache import ImageCache
+from lightning_xai.data.picture_faults import OTHER_SIZE, UNREADABLE, PictureFaults
+from lightning_xai.data.picture_file import MAX_PIXELS, UnreadablePicture, decode_picture, read_bytes
+
+
+def xywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """(N, 4) corner and sides to two corners."""
+    return torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1)
+
+
+def detection_target(boxes: Tensor, labels: Tensor, area: Tensor, iscrowd: Tensor, shape: tuple[int, int]) -> Target:
+    """What a detector is trained on: boxes (N, 4) xywh become xyxy clipped to the image; crowds and empty boxes go.
+
+    Source: Deformable DETR, `ConvertCocoPolysToMask`.
+    """
+    height, width = shape
+    corners = xywh_to_xyxy(boxes).reshape(-1, 2, 2).clamp(min=0)
+    corners = torch.minimum(corners, torch.tensor([width, height], dtype=torch.float32))
+    kept = (corners[:, 1] > corners[:, 0]).all(dim=1) & (iscrowd == 0)
+    return {
+        "boxes": corners.flatten(1)[kept],
+        "labels": labels[kept],
+        "area": area[kept],
+        "iscrowd": iscrowd[kept],
+        "size": torch.tensor([height, width]),
+        "orig_size": torch.tensor([height, width]),
+    }
+
+
+class CocoDetection(Dataset):
+    """Samples (image uint8 (3, h, w), target) of the images of `annotations`, which lie in `folder`.
+
+    An item is asked for by (epoch, index), or by index alone for epoch 0: the random numbers of its augmentation
+    `transform(image, target, draws)` depend on `seed`, epoch and index only. `with_ground_truth` adds what an
+    evaluation needs, in pixels of the file: all boxes with the crowds, unclipped. An unreadable picture is replaced by
+    the next readable one and noted in `faults`; more than `max_bad_images` of them (a fraction or a number) raise.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        annotations: CocoAnnotations,
+        transform: Callable[[Tensor, Target, Draws], Sample],
+        seed: int = 0,
+        with_ground_truth: bool = False,
+        max_bad_images: int | float = 0.01,
+        max_pixels: int = MAX_PIXELS,
+        apply_exif_orientation: bool = False,
+    ):
+        self.folder = Path(folder)
+        self.annotations = annotations
+        self.transform = transform
+        self.seed = seed
+        self.with_ground_truth = with_ground_truth
+        self.max_pixels = max_pixels
+        self.apply_exif_orientation = apply_exif_orientation
+        self.faults = PictureFaults(len(annotations), max_bad_images)
+        self.cache: ImageCache | None = None
+
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    def path(self, index: int) -> Path:
+        return self.folder / str(self.annotations.file_names[index])
+
+    def hold_in_memory(self, indices: list[int]) -> None:
+        """Read these images' files now and keep their bytes; others stay on the disk."""
+        self.cache = ImageCache([self.path(index) for index in range(len(self))], indices)
+
+    def load(self, index: int) -> Sample:
+        """The picture and its target as they are, before any transform. Raises: UnreadablePicture."""
+        path = self.path(index)
+        data = self.cache.get(index) if self.cache is not None else None
+        data = read_bytes(path) if data is None else data
+        image = decode_picture(data, path, self.max_pixels, self.apply_exif_orientation)
+        shape = (image.shape[1], image.shape[2])
+        stated = tuple(self.annotations.shapes[index].tolist())
+        if stated not in (shape, (0, 0)):
+            self.faults.mark(index, OTHER_SIZE)
+        boxes, labels, area, iscrowd = self.annotations.of_image(index)
+        target = detection_target(boxes, labels, area, iscrowd, shape)
+        target["image_id"] = torch.tensor(int(self.annotations.image_ids[index]))
+        if self.with_ground_truth:
+            target["ground_truth"] = {
+                "boxes": xywh_to_xyxy(boxes),
+                "labels": labels,
+                "area": area,
+                "iscrowd": iscrowd,
+            }
+        return image, target
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        image, target = self._load_readable(index)
+        return self.transform(image, target, Draws(sample_seed(self.seed, epoch, index)))
+
+    def _load_readable(self, index: int) -> Sample:
+        """Sample `index`, or the first one after it that can be read: the same one in every process and epoch."""
+        for candidate in range(index, index + len(self)):
+            candidate %= len(self)
+            if self.faults.is_unreadable(candidate):
+                continue
+            try:
+                return self.load(candidate)
+            except UnreadablePicture as error:
+                self.faults.mark(candidate, UNREADABLE)
+                self._check_number_of_unreadable(error)
+        raise UnreadablePicture(f"None of the {len(self)} pictures in {self.folder} can be read.")
+
+    def _check_number_of_unreadable(self, last: UnreadablePicture) -> None:
+        bad = len(self.faults.unreadable())
+        if bad > self.faults.allowed:
+            raise UnreadablePicture(
+                f"{bad} of {len(self)} pictures in {self.folder} cannot be read and max_bad_images allows "
+                f"{self.faults.allowed}; repair or remove them, or raise it. The last one: {last}"
+            ) from last
+
+    def news(self) -> str | None:
+        """One line about pictures found faulty since the last call, with the reasons of the first few, or None."""
+
+        def describe(index: int) -> str:
+            try:
+                self.load(index)
+            except UnreadablePicture as error:
+                return str(error)
+            return f"{self.path(index)} (could not be read for a while)"
+
+        return self.faults.news(describe, lambda index: str(self.annotations.file_names[index]))
+
+
+def find_missing(folder: str | os.PathLike, annotations: CocoAnnotations) -> np.ndarray:
+    """(N,) bool: the images that are not in their folder, found by listing each folder once."""
+    listings: dict[Path, set[str]] = {}
+    missing = np.zeros(len(annotations), dtype=bool)
+    for i, name in enumerate(annotations.file_names.tolist()):
+        path = Path(folder) / name
+        if path.parent not in listings:
+            listings[path.parent] = set(os.listdir(path.parent)) if path.parent.is_dir() else set()
+        missing[i] = path.name not in listings[path.parent]
+    return missing

@@ -1,0 +1,224 @@
+"""The embedded world as a detection data set: COCO-style boxes of procedurally drawn scenes, with no download."""
+
+from __future__ import annotations
+
+import mmap
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from lightning_xai.data.detection_batch import collate_detection
+from lightning_xai.data.render_scene import render
+from lightning_xai.data.samplers import EvaluationSampler, TrainingSampler, resume_position, strided_order
+from lightning_xai.data.scene import Scene, SceneRecipe, sample_scene
+
+DEFAULT_RECIPE = SceneRecipe()
+
+
+def shared_zeros(shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """Zeros in anonymous memory that forked worker processes share and that takes room only where it is written."""
+    count = int(np.prod(shape))
+    memory = mmap.mmap(-1, max(count * np.dtype(dtype).itemsize, 1))
+    return np.frombuffer(memory, dtype=dtype, count=count).reshape(shape)
+
+
+class SceneCache:
+    """Drawn scenes: `pixels` (n, 3, h, w), `annotations` (n, N, 6) of xyxy, label, area, and their `counts` (n,).
+
+    A count of 0 says that the scene has not been drawn yet. What is written is a function of the index, so that two
+    processes that draw the same scene at the same time write the same bytes.
+    """
+
+    def __init__(self, recipe: SceneRecipe, n_scenes: int) -> None:
+        self.pixels = shared_zeros((n_scenes, 3, recipe.height, recipe.width), np.uint8)
+        self.annotations = shared_zeros((n_scenes, recipe.max_objects, 6), np.float32)
+        self.counts = shared_zeros((n_scenes,), np.int16)
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Copies of the pixels and annotations of scene `index`, None where it has not been drawn yet."""
+        count = int(self.counts[index])
+        return (self.pixels[index].copy(), self.annotations[index, :count].copy()) if count else None
+
+    def write(self, index: int, pixels: np.ndarray, annotations: np.ndarray) -> None:
+        """Keep scene `index`; its count is written last, as the sign that it is complete."""
+        self.pixels[index] = pixels
+        self.annotations[index, : len(annotations)] = annotations
+        self.counts[index] = len(annotations)
+
+
+class EmbeddedDetection(Dataset):
+    """Scenes number 0 to `n_scenes` - 1 of a split as `(image (3, h, w) uint8, target)`.
+
+    A target's boxes are the tight boxes of what is *visible* of each object, its areas the visible pixels; no object is
+    a crowd. `flip` is the probability of a mirrored picture in training, drawn from (seed, epoch, index). The drawn
+    scenes stay in memory where `cache` is set (49 KB each at 128x128), shared with forked workers.
+    """
+
+    def __init__(
+        self,
+        recipe: SceneRecipe,
+        split: str,
+        n_scenes: int,
+        seed: int = 0,
+        flip: float = 0.0,
+        cache: bool = True,
+    ) -> None:
+        if n_scenes < 1:
+            raise ValueError(f"a split needs at least one scene, but {split!r} was asked for {n_scenes}")
+        if not 0 <= flip <= 1:
+            raise ValueError(f"flip is a probability between 0 and 1, but is {flip}")
+        self.recipe, self.split, self.n_scenes, self.seed, self.flip = recipe, split, n_scenes, seed, flip
+        self.class_names = list(recipe.shapes)
+        self._cache = SceneCache(recipe, n_scenes) if cache else None
+
+    def __len__(self) -> int:
+        return self.n_scenes
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Shared memory cannot be sent to a spawned worker: it starts with an empty cache of its own.
+        return {**self.__dict__, "_cache": self._cache is not None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._cache = SceneCache(self.recipe, self.n_scenes) if state["_cache"] else None
+
+    def scene(self, index: int) -> Scene:
+        """The structured value that picture `index` is drawn from (before any flip)."""
+        if not 0 <= index < self.n_scenes:
+            raise IndexError(f"scene {index} does not exist: {self.split!r} holds the scenes 0 to {self.n_scenes - 1}")
+        return sample_scene(self.recipe, self.seed, self.split, index)
+
+    def __getitem__(self, index: int | tuple[int, int]) -> tuple[Tensor, dict[str, Any]]:
+        """Sample `index`, or the pair (epoch, index) of a training sampler; without an epoch it is epoch 0."""
+        epoch, index = index if isinstance(index, tuple) else (0, index)
+        pixels, annotations = self._drawn(index)
+        size = torch.tensor(pixels.shape[1:], dtype=torch.int64)
+        image, rows = torch.from_numpy(pixels), torch.from_numpy(annotations)
+        target: dict[str, Any] = {
+            "boxes": rows[:, :4].contiguous(),
+            "labels": rows[:, 4].long(),
+            "area": rows[:, 5].contiguous(),
+            "iscrowd": torch.zeros(len(rows), dtype=torch.int64),
+        }
+        if self.split != "train":
+            target["ground_truth"] = {name: value.clone() for name, value in target.items()}
+        elif self._flips(epoch, index):
+            image = image.flip(2)
+            x0, y0, x1, y1 = target["boxes"].unbind(1)
+            target["boxes"] = torch.stack([image.shape[2] - x1, y0, image.shape[2] - x0, y1], 1)
+        target |= {"image_id": torch.tensor(index), "size": size, "orig_size": size.clone()}
+        return image, target
+
+    def _flips(self, epoch: int, index: int) -> bool:
+        # The fourth entry keeps these numbers apart from those that the scene is sampled from.
+        chance = (
+            np.random.default_rng(np.random.SeedSequence([self.seed, epoch, index, 1])).random() if self.flip else 1.0
+        )
+        return chance < self.flip
+
+    def _drawn(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        kept = self._cache.read(index) if self._cache and 0 <= index < self.n_scenes else None
+        if kept is not None:
+            return kept
+        scene = self.scene(index)
+        drawing = render(scene)
+        labels = [[self.recipe.shapes.index(item.shape)] for item in scene.objects]
+        annotations = np.hstack([drawing.boxes, np.array(labels, np.float32), drawing.areas[:, None]])
+        if self._cache:
+            self._cache.write(index, drawing.pixels, annotations)
+        return drawing.pixels, annotations
+
+
+class EmbeddedDetectionModule(pl.LightningDataModule):
+    """Detection on the embedded world: finite splits of scenes, each a function of (seed, split, index).
+
+    `recipe` holds the knobs of difficulty; the label of a class is its place in `recipe.shapes`. `batch_size` is per
+    process. Training samples are shuffled by seed and epoch, alike for any number of processes and workers and after
+    a resume in mid-epoch.
+    """
+
+    def __init__(
+        self,
+        recipe: SceneRecipe = DEFAULT_RECIPE,
+        n_train: int = 4000,
+        n_val: int = 200,
+        n_test: int = 200,
+        batch_size: int = 16,
+        eval_batch_size: int = 32,
+        num_workers: int = 0,
+        flip: float = 0.5,
+        cache: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.sizes = {"train": n_train, "val": n_val, "test": n_test}
+        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        self.flip, self.cache, self.seed = flip, cache, seed
+        self._splits: dict[str, EmbeddedDetection] = {}
+
+    @property
+    def class_names(self) -> list[str]:
+        """Name of each label."""
+        return list(self.recipe.shapes)
+
+    @property
+    def num_classes(self) -> int:
+        """Largest label + 1."""
+        return len(self.recipe.shapes)
+
+    def dataset(self, split: str) -> EmbeddedDetection:
+        """The data set of `split`: "train", "val" or "test"; the same object, with its drawn scenes, each time."""
+        if split not in self._splits:
+            flip = self.flip if split == "train" else 0.0
+            self._splits[split] = EmbeddedDetection(self.recipe, split, self.sizes[split], self.seed, flip, self.cache)
+        return self._splits[split]
+
+    def train_dataloader(self) -> DataLoader:
+        dataset = self.dataset("train")
+        rank, replicas = self._rank()
+        if len(dataset) < self.batch_size * replicas:
+            raise ValueError(
+                f"n_train={len(dataset)} scenes do not fill one batch of batch_size={self.batch_size} on {replicas} "
+                f"process(es): ask for at least {self.batch_size * replicas}"
+            )
+        epoch, batches = resume_position(self.trainer)
+
+        def order(epoch: int) -> list[int]:
+            return strided_order(len(dataset), epoch, rank, replicas, self.seed)
+
+        sampler = TrainingSampler(order, start=(epoch, batches * self.batch_size))
+        return self._loader(dataset, sampler, self.batch_size, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> DataLoader:
+        return self._evaluation_loader("test")
+
+    def predict_dataloader(self) -> DataLoader:
+        return self._evaluation_loader("test")
+
+    def _evaluation_loader(self, split: str) -> DataLoader:
+        dataset = self.dataset(split)
+        sampler = EvaluationSampler(len(dataset), self.eval_batch_size, *self._rank())
+        return self._loader(dataset, sampler, self.eval_batch_size, drop_last=False)
+
+    def _rank(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _loader(self, dataset: EmbeddedDetection, sampler: Sampler, batch_size: int, drop_last: bool) -> DataLoader:
+        return DataLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            drop_last=drop_last,
+            collate_fn=collate_detection,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )

@@ -1,0 +1,89 @@
+"""Picture files of every kind become uint8 RGB tensors, or one error that says why not."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
+
+# About a gigabyte while it is decoded; Pillow, which reads the header, refuses twice this number by itself.
+MAX_PIXELS = 89_478_485
+DECODED_BY_TORCHVISION = {"JPEG", "MPO", "PNG", "GIF", "WEBP"}
+
+
+class UnreadablePicture(ValueError):
+    """A file that cannot be read, is no picture, is damaged or is too large."""
+
+
+def read_bytes(path: str | os.PathLike) -> Tensor:
+    """The file's bytes as a uint8 tensor (n,)."""
+    try:
+        return torch.from_numpy(np.fromfile(path, dtype=np.uint8))
+    except OSError as error:
+        raise UnreadablePicture(f"{path}: cannot be read ({error.strerror or error}).") from error
+
+
+def decode_picture(
+    data: Tensor, name: str | os.PathLike, max_pixels: int = MAX_PIXELS, apply_exif_orientation: bool = False
+) -> Tensor:
+    """Decode file bytes to RGB (3, h, w) uint8 with channels-last strides.
+
+    Greyscale, palette and CMYK become RGB, alpha is dropped, 16-bit pictures keep their high byte, an animation gives
+    its first frame. JPEG, PNG, GIF and WebP go through torchvision, whose pixels equal Pillow's; every other format
+    goes through Pillow. The EXIF orientation is ignored unless asked for, as COCO's boxes are drawn on unturned
+    pixels. `name` is only quoted in errors.
+
+    Raises: UnreadablePicture, also for a truncated file and for more than `max_pixels` pixels.
+    """
+    try:
+        picture = Image.open(io.BytesIO(data.numpy()))
+        width, height = picture.size
+        if width * height > max_pixels:
+            raise UnreadablePicture(
+                f"{name}: {width}×{height} is more than max_pixels={max_pixels}; raise that if the size is right."
+            )
+        if picture.format not in DECODED_BY_TORCHVISION:
+            return _decode_by_pillow(picture, apply_exif_orientation)
+        image = decode_image(data, ImageReadMode.RGB, apply_exif_orientation=apply_exif_orientation)
+    except UnreadablePicture:
+        raise
+    except (OSError, ValueError, RuntimeError, SyntaxError, Image.DecompressionBombError) as error:
+        size = "an empty file" if len(data) == 0 else f"{len(data)} bytes"
+        raise UnreadablePicture(f"{name} ({size}): {str(error).splitlines()[0]}") from error
+    if image.dim() == 4:
+        image = image[0]
+    if image.dtype == torch.uint16:
+        image = (image.to(torch.int32) >> 8).to(torch.uint8)
+    return image
+
+
+def _decode_by_pillow(picture: Image.Image, apply_exif_orientation: bool) -> Tensor:
+    if apply_exif_orientation:
+        picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I"):  # Pillow's own conversion would make everything above 255 white
+        grey = (np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        pixels = np.repeat(grey[..., None], 3, axis=-1)
+    elif picture.mode == "F":
+        raise ValueError("a floating-point picture has no known range; convert it to 8 or 16 bits")
+    else:
+        pixels = np.array(picture.convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def list_pictures(source: str | os.PathLike | list[str]) -> list[Path]:
+    """The picture files of a folder in alphabetical order, or the given file or files, each of which must exist."""
+    if not isinstance(source, list) and Path(source).is_dir():
+        extensions = {extension for extension, format in Image.registered_extensions().items() if format in Image.OPEN}
+        files = sorted(path for path in Path(source).iterdir() if path.suffix.lower() in extensions)
+        if not files:
+            raise FileNotFoundError(f"{source}: no picture in this folder; give one with .jpg, .png or similar files.")
+        return files
+    files = [Path(source)] if isinstance(source, (str, os.PathLike)) else [Path(path) for path in source]
+    for path in files:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file or folder; give a folder of pictures or picture files.")
+    return files

@@ -1,0 +1,322 @@
+"""Training and evaluating a detector: what one step does, with which optimiser, and what it tells the loggers."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, Literal, Protocol
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lightning_xai.evaluate.detection_ap import DetectionAP
+from lightning_xai.nets.deformable_detr_checkpoints import load_checkpoint
+from lightning_xai.tasks import lr_schedule
+from lightning_xai.tasks.detection_losses import Losses, SetCriterion
+from lightning_xai.tasks.detection_postprocess import split_images, top_detections
+from lightning_xai.tasks.loss_means import LossMeans, not_finite
+from lightning_xai.tasks.matching import HungarianMatcher
+from lightning_xai.tasks.parameter_groups import make_optimizer, parameter_groups
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PUBLISHED_LR, PUBLISHED_BATCH = 2e-4, 32
+
+
+class Applicable(Protocol):
+    """Something that changes what a network does, for the length of a context."""
+
+    def applied(self, net: nn.Module) -> AbstractContextManager: ...
+
+
+class DetectionTask(pl.LightningModule):
+    """Train a set-prediction detector as Deformable DETR was trained, and measure COCO's AP.
+
+    net: images (B, 3, H, W), mask (B, H, W) -> outputs with pred_logits and pred_boxes, see `DeformableDETR`.
+    class_names: index = label; default the data module's. Defaults are the published recipe: AdamW with three groups
+    (see `parameter_groups`), `schedule="step"` drops all rates to a tenth every `lr_drop` epochs. "cosine" and
+    "onecycle" follow the optimiser's steps; `warmup` is the share of all steps they rise in (default 0 and 0.3).
+    clip_max_norm clips the norm of all gradients together (0 = off) and is the one place for it. checkpoint: a file
+    with weights to start from, of the original repository, of transformers or ours; drop_class_heads leaves its class
+    heads out, for other classes. intervention: applied around every forward pass. ap_backend, ap_iou_thresholds: see
+    `DetectionAP`. On resuming, learning rates and schedule are those given here, not the checkpoint's.
+
+    After validation or test `last_ap` holds the 12 numbers.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        class_names: list[str] | None = None,
+        lr: float = 2e-4,
+        lr_backbone: float = 2e-5,
+        lr_linear_proj_mult: float = 0.1,
+        lr_backbone_names: tuple[str, ...] = ("backbone.0",),
+        lr_linear_proj_names: tuple[str, ...] = ("reference_points", "sampling_offsets"),
+        optimizer: Literal["adamw", "sgd"] = "adamw",
+        weight_decay: float = 1e-4,
+        schedule: Literal["step", "cosine", "onecycle"] = "step",
+        lr_drop: int = 40,
+        warmup: float | None = None,
+        clip_max_norm: float = 0.1,
+        cost_class: float = 2.0,
+        cost_bbox: float = 5.0,
+        cost_giou: float = 2.0,
+        loss_class: float = 2.0,
+        loss_bbox: float = 5.0,
+        loss_giou: float = 2.0,
+        focal_alpha: float = 0.25,
+        checkpoint: str | None = None,
+        drop_class_heads: bool = False,
+        intervention: Applicable | None = None,
+        ap_backend: Literal["pycocotools", "faster_coco_eval"] = "pycocotools",
+        ap_iou_thresholds: list[float] | None = None,
+    ):
+        super().__init__()
+        if schedule not in ("step", "cosine", "onecycle"):
+            raise ValueError(f"schedule={schedule!r} is unknown: it must be 'step', 'cosine' or 'onecycle'")
+        if schedule == "step" and warmup is not None:
+            raise ValueError(f"warmup={warmup} needs schedule='cosine' or 'onecycle': 'step' keeps one rate an epoch")
+        if warmup is not None and not 0 <= warmup < 1:
+            raise ValueError(f"warmup={warmup} must be a share of all steps, from 0 up to but not including 1")
+        if lr_drop < 1:
+            raise ValueError(f"lr_drop={lr_drop} must be a number of epochs, at least 1")
+        self.net = net
+        self.class_names = class_names
+        self.optimizer, self.weight_decay, self.clip_max_norm = optimizer, weight_decay, clip_max_norm
+        self.lr, self.schedule, self.lr_drop, self.warmup = lr, schedule, lr_drop, warmup
+        self.group_options = {
+            "lr": lr,
+            "lr_backbone": lr_backbone,
+            "lr_linear_proj_mult": lr_linear_proj_mult,
+            "lr_backbone_names": tuple(lr_backbone_names),
+            "lr_linear_proj_names": tuple(lr_linear_proj_names),
+        }
+        matcher = HungarianMatcher(cost_class, cost_bbox, cost_giou)
+        self.criterion = SetCriterion(matcher, loss_class, loss_bbox, loss_giou, focal_alpha=focal_alpha)
+        self.intervention = intervention
+        self.ap = DetectionAP(ap_backend, ap_iou_thresholds)
+        self.last_ap: dict[str, float] | None = None
+        self._means = {"train": LossMeans(), "val": LossMeans(), "test": LossMeans()}
+        self._last_logged_step = 0
+        self._grad_norm: Tensor | None = None
+        self.register_buffer("pixel_mean", 255 * torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("pixel_std", 255 * torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
+        if checkpoint is not None:
+            load_checkpoint(net, checkpoint, drop_class_heads=drop_class_heads)
+        elif drop_class_heads:
+            raise ValueError("drop_class_heads=True needs a checkpoint whose class heads are to be dropped")
+
+    def setup(self, stage: str) -> None:
+        if self.class_names is None:
+            self.class_names = getattr(self.trainer.datamodule, "class_names", None)
+        if self.trainer.gradient_clip_val not in (None, self.clip_max_norm):
+            raise ValueError(
+                f"gradients are clipped to the norm clip_max_norm={self.clip_max_norm}, but the trainer's "
+                f"gradient_clip_val is {self.trainer.gradient_clip_val}: set the model's clip_max_norm only"
+            )
+
+    def transfer_batch_to_device(self, batch: dict, device: torch.device, dataloader_idx: int) -> dict:
+        """Only pictures and masks travel: the targets' many small tensors stay on the CPU until they are one."""
+        on_device = {name: batch[name].to(device, non_blocking=True) for name in ("images", "mask")}
+        return {**batch, **on_device}
+
+    def prepare(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """The normalised images (B, 3, H, W), zero on padding, and the mask (B, H, W) of a batch of bytes."""
+        images, mask = batch["images"], batch["mask"]
+        if images.dtype != torch.uint8:
+            raise TypeError(f"batch['images'] is {images.dtype}, but images are uint8 until they are on the device")
+        normalised = images.to(self.pixel_mean.dtype).sub_(self.pixel_mean).div_(self.pixel_std)
+        return normalised.masked_fill_(mask[:, None], 0.0), mask
+
+    def forward(self, images: Tensor, mask: Tensor) -> dict:
+        with self.intervention.applied(self.net) if self.intervention is not None else nullcontext():
+            return self.net(images, mask)
+
+    def detections(self, outputs: Mapping[str, Any], orig_sizes: Tensor) -> list[dict[str, Tensor]]:
+        """Per image the 100 best boxes (N, 4) xyxy in pixels of the original image, scores, labels, queries (N,)."""
+        return split_images(top_detections(outputs["pred_logits"], outputs["pred_boxes"], orig_sizes))
+
+    def training_step(self, batch: dict, batch_idx: int) -> Tensor:
+        outputs = self(*self.prepare(batch))
+        losses, problem = None, None
+        try:
+            losses = self.criterion(outputs, relative_targets(batch["targets"]))
+            total = losses.total
+        except FloatingPointError as error:  # told to the other processes before anyone stops
+            problem, total = str(error), outputs["pred_logits"].new_full((), torch.nan)
+        self._stop_unless_finite(total, losses, problem, batch, batch_idx)
+        self._means["train"].add(losses)
+        return total
+
+    def _stop_unless_finite(
+        self, total: Tensor, losses: Losses | None, problem: str | None, batch: dict, batch_idx: int
+    ) -> None:
+        """Every process stops, and says which process had which losses and images, as soon as one is not finite."""
+        bad = ~total.detach().isfinite()
+        many = self.trainer.world_size > 1
+        if many:
+            bad = bad.to(torch.int32)
+            dist.all_reduce(bad, dist.ReduceOp.MAX)
+        if not bad.item():
+            return
+        said = None
+        if problem is not None or not total.isfinite():
+            ids = [int(target["image_id"]) for target in batch["targets"]]
+            what = problem or f"not finite: {not_finite(losses) or 'their sum'}"
+            said = f"process {self.global_rank}, image ids {ids}: {what}"
+        everyone = [said]
+        if many:
+            everyone = [None] * self.trainer.world_size
+            dist.all_gather_object(everyone, said)
+        reports = "; ".join(text for text in everyone if text)
+        raise FloatingPointError(
+            f"the training loss is not finite in epoch {self.current_epoch}, batch {batch_idx}, "
+            f"step {self.global_step}: {reports}. The checkpoints so far are good; a lower learning rate or a smaller "
+            "clip_max_norm usually cures it"
+        )
+
+    def on_train_start(self) -> None:
+        self._last_logged_step = self.global_step
+        rates = [group["lr"] for group in parameter_groups(self.net, **self.group_options)]
+        for config in self.trainer.lr_scheduler_configs:
+            lr_schedule.use_new_rates(config.scheduler, rates)
+        self._announce_batch_size()
+
+    def _announce_batch_size(self) -> None:
+        loader = self.trainer.train_dataloader
+        batch = getattr(loader, "batch_size", None) or getattr(loader.batch_sampler, "batch_size", None)
+        if batch is None:
+            return
+        accumulated, processes = self.trainer.accumulate_grad_batches, self.trainer.world_size
+        total = batch * accumulated * processes
+        self.print(
+            f"effective batch size {total} = {batch} images x {accumulated} accumulated x {processes} processes, "
+            f"lr {self.lr:g}"
+        )
+        linear = PUBLISHED_LR * total / PUBLISHED_BATCH
+        if self.schedule == "step" and self.optimizer == "adamw" and not 0.5 <= self.lr / linear <= 2:
+            rank_zero_warn(
+                f"lr={self.lr:g} with an effective batch size of {total}: the published recipe has lr={PUBLISHED_LR:g} "
+                f"for {PUBLISHED_BATCH}, that is about lr={linear:.1e} (and lr_backbone a tenth) for {total}; with a "
+                "rate that is far too high AP stays near 0"
+            )
+
+    def on_train_epoch_start(self) -> None:
+        self._means["train"].reset()
+
+    def on_train_batch_end(self, outputs: Any, batch: dict, batch_idx: int) -> None:
+        step = self.global_step
+        if step == self._last_logged_step or step % (self.trainer.log_every_n_steps or step + 1):
+            return
+        self._last_logged_step = step
+        means = self._means["train"].recent()
+        self.log("loss", means["loss"], prog_bar=True, logger=False)
+        metrics = {f"train/{name}": value for name, value in means.items() if not name.endswith("_unscaled")}
+        if self._grad_norm is not None:
+            metrics["train/grad_norm"] = self._grad_norm.item()
+        for logger in self.loggers:
+            logger.log_metrics(metrics, step=step)
+
+    def epoch_losses(self, stage: Literal["train", "val", "test"]) -> dict[str, float]:
+        """Means of this epoch's losses over steps and processes, keys as in the original's log; a collective call."""
+        return self._means[stage].epoch()
+
+    def configure_optimizers(self) -> dict:
+        groups = parameter_groups(self.net, **self.group_options)
+        fused = self.trainer.precision != "16-mixed"
+        optimizer = make_optimizer(groups, self.optimizer, self.weight_decay, fused=fused)
+        if self.schedule == "step":
+            factor, interval = partial(lr_schedule.step_factor, lr_drop=self.lr_drop), "epoch"
+        else:
+            factor, interval = self._factor_of_steps(), "step"
+        scheduler = lr_schedule.make_scheduler(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": interval, "name": "lr"}}
+
+    def _factor_of_steps(self) -> partial:
+        total = self.trainer.estimated_stepping_batches
+        if total == float("inf"):
+            raise ValueError(f"schedule={self.schedule!r} needs an end: set the trainer's max_epochs or max_steps")
+        default, factor = {
+            "cosine": (0.0, lr_schedule.cosine_factor),
+            "onecycle": (0.3, lr_schedule.one_cycle_factor),
+        }[self.schedule]
+        warmup_steps = round((default if self.warmup is None else self.warmup) * total)
+        return partial(factor, total_steps=int(total), warmup_steps=warmup_steps)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        if self.clip_max_norm > 0:
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            self._grad_norm = nn.utils.clip_grad_norm_(parameters, self.clip_max_norm)
+
+    def on_validation_epoch_start(self) -> None:
+        self._begin_evaluation("val")
+
+    def on_test_epoch_start(self) -> None:
+        self._begin_evaluation("test")
+
+    def validation_step(self, batch: dict, batch_idx: int) -> None:
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: dict, batch_idx: int) -> None:
+        self._evaluate(batch, "test")
+
+    def on_validation_epoch_end(self) -> None:
+        self._end_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._end_evaluation("test")
+
+    def predict_step(self, batch: dict, batch_idx: int) -> list[dict[str, Any]]:
+        """Per image its `image_id` and the detections, on the CPU."""
+        detections = self._detect(self(*self.prepare(batch)), batch)
+        return [
+            {"image_id": int(target["image_id"]), **image}
+            for target, image in zip(batch["targets"], detections, strict=True)
+        ]
+
+    def _detect(self, outputs: Mapping[str, Any], batch: dict) -> list[dict[str, Tensor]]:
+        sizes = torch.stack([target["orig_size"] for target in batch["targets"]])
+        best = top_detections(outputs["pred_logits"], outputs["pred_boxes"], sizes)
+        return split_images({name: values.cpu() for name, values in best.items()})
+
+    def _begin_evaluation(self, stage: str) -> None:
+        self._means[stage].reset()
+        self.ap.reset()
+
+    def _evaluate(self, batch: dict, stage: str) -> None:
+        targets = batch["targets"]
+        outputs = self(*self.prepare(batch))
+        # processes may have unequal numbers of batches here, so nothing in this step may wait for the others
+        losses = self.criterion(outputs, relative_targets(targets), average_over_processes=False)
+        self._means[stage].add(losses)
+        ids = [int(target["image_id"]) for target in targets]
+        self.ap.update(ids, self._detect(outputs, batch), [target["ground_truth"] for target in targets])
+
+    def _end_evaluation(self, stage: str) -> None:
+        numbers = self.ap.compute()
+        self.ap.reset()
+        losses = self.epoch_losses(stage)
+        if not self.trainer.sanity_checking:
+            self.last_ap = numbers
+        metrics = {**numbers, **{name: value for name, value in losses.items() if not name.endswith("_unscaled")}}
+        # all processes hold the same numbers; their maximum is exactly that number, their mean may be rounded
+        options = {"sync_dist": True, "reduce_fx": "max"}
+        self.log_dict({f"{stage}/{name}": value for name, value in metrics.items()}, **options)
+
+
+def relative_targets(targets: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Targets with boxes xyxy in pixels of the image as targets with boxes cxcywh in [0, 1]."""
+    counts = [len(target["boxes"]) for target in targets]
+    sizes = torch.stack([target["size"] for target in targets]).flip(1)  # (B, 2) as (w, h)
+    sizes = sizes.repeat_interleave(torch.tensor(counts), 0)
+    low, high = torch.cat([target["boxes"] for target in targets]).split(2, -1)
+    boxes = torch.cat([(low + high) / 2 / sizes, (high - low) / sizes], -1).split(counts)
+    return [{**target, "boxes": own} for target, own in zip(targets, boxes, strict=True)]
