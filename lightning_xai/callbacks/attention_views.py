@@ -163,7 +163,9 @@ class RecordedImage:
         point, _ = self.references(chosen.part, layer, query)
         box = self.query_box(query) if chosen.part == "decoder" else None
         title = f"{name}\n{chosen.part} layer {layer}, mean over {_some('head', chosen.heads)}"
-        return draw_heat_maps(self.picture, panels, columns=3, title=title, box=box, reference=point)
+        return draw_heat_maps(
+            self.picture, panels, columns=2 if len(panels) == 4 else 3, title=title, box=box, reference=point
+        )
 
 
 def plot_attention(
@@ -184,7 +186,7 @@ def plot_attention(
 
     images: (1, 3, H, W) normalised; mask: (1, H, W), True on padding; picture: uint8 (h, w, 3) that is drawn on, of any
     size. Of the decoder are shown the object queries `queries`, or those of the `detections` highest scores; of the
-    encoder the cell of level `position_level` at `position` (x, y), in pixels of the picture, or those at the best detections.
+    encoder the cell of level `position_level` at `position` (x, y) in pixels of the picture, or at the best detections.
     """
     with torch.inference_mode(), record(net) as recording:
         outputs = net(images, mask)
@@ -212,7 +214,9 @@ def plot_attention(
             for view, drawn in shown.query_views(query, title, selection, views).items():
                 write(f"decoder_query_{query}_{view}", drawn)
         if len(outputs["reference_points"]) == len(outputs.get("aux_outputs", ())) + 2:
-            write("decoder_queries", shown.evolution(class_names, queries, "object queries through the decoder"))
+            best = scores.topk(min(12, len(scores))).indices.tolist()
+            paths = sorted({*queries, *best})
+            write("decoder_queries", shown.evolution(class_names, paths, "object queries through the decoder"))
         return written
 
     if position is not None:

@@ -44,8 +44,8 @@ class DeformableAttentionViews(pl.Callback):
     "points" and "heat". part, layers, heads, levels: which attention; of the encoder, that of the cell at the object's
     centre, of the first level chosen. score_threshold: which boxes "detections" shows.
 
-    The module must have `net`, `prepare(batch)`, `detections(outputs, sizes)` and `class_names`. It runs the network once
-    more for each image, without gradients, in eval mode, on the first process alone.
+    The module must have `net`, `prepare(batch)`, `detections(outputs, sizes)` and `class_names`. It is run once more
+    for each image, without gradients, in eval mode, on the first process alone.
     """
 
     def __init__(
@@ -64,9 +64,8 @@ class DeformableAttentionViews(pl.Callback):
         if unknown:
             raise ValueError(f"there is no view {unknown[0]!r}; choose from {', '.join(VIEWS)}")
         if min(samples, detections, every_n_epochs) < 1:
-            raise ValueError(
-                "samples, detections and every_n_epochs are at least 1; leave the callback out to draw nothing"
-            )
+            given = f"samples={samples}, detections={detections}, every_n_epochs={every_n_epochs}"
+            raise ValueError(f"{given}: each is at least 1; leave the callback out to draw nothing")
         self.samples, self.detections = samples, detections
         self.selection = Selection(part, layers, heads, levels)
         self.views = tuple(views)
@@ -106,33 +105,17 @@ class DeformableAttentionViews(pl.Callback):
                 log_picture(trainer, f"attention/image_{identity}/{name}", picture, trainer.global_step)
 
     def _draw(self, trainer, pl_module, identity: int, watched: WatchedImage) -> Iterator[tuple[str, np.ndarray]]:
-        net, device = pl_module.net, pl_module.device
-        batch = {"images": watched.images.to(device), "mask": watched.mask.to(device), "targets": [watched.target]}
-        h, w = (int(side) for side in watched.target["size"])
-        with isolate_rng(), eval_mode(pl_module), torch.inference_mode(), trainer.precision_plugin.forward_context():
-            images, mask = pl_module.prepare(batch)
-            with record(net) as recording:
-                outputs = net(images, mask)
-            found = pl_module.detections(outputs, torch.tensor([[h, w]], device=device))[0]
-        found = {key: value.cpu() for key, value in found.items()}
-        frame = ImageFrame(tuple(watched.mask.shape[1:]), (h, w), (h, w))
-        picture = watched.images[0, :, :h, :w].permute(1, 2, 0).numpy()
-        shown = RecordedImage(picture, recording, outputs, frame)
+        shown, found = self._observe(trainer, pl_module, watched)
         self._choose_objects(watched, found)
-        scores = outputs["pred_logits"][0].float().sigmoid().cpu()
-        boxes = frame.boxes_from_image(outputs["pred_boxes"][0].float().cpu())
-        queries = [
-            best_query(boxes, scores[:, label], box) for box, label in zip(watched.objects, watched.labels, strict=True)
-        ]
+        scores = shown.outputs["pred_logits"][0].float().sigmoid().cpu()
+        boxes = shown.frame.boxes_from_image(shown.outputs["pred_boxes"][0].float().cpu())
+        labels = watched.labels.tolist()
+        queries = [best_query(boxes, scores[:, k], box) for k, box in zip(labels, watched.objects, strict=True)]
 
         title = f"image {identity}, epoch {trainer.current_epoch}"
-        names = pl_module.class_names
+        names = pl_module.class_names or []
         if "detections" in self.views:
-            sure = found["scores"] >= self.score_threshold
-            arrays = (found[key][sure].numpy() for key in ("boxes", "labels"))
-            truth = watched.target["boxes"].numpy() if "boxes" in watched.target else None
-            caption = f"{title}: detections of score {self.score_threshold:g} and above"
-            yield "detections", draw_boxes(picture, *arrays, names, found["scores"][sure].numpy(), truth, caption)
+            yield "detections", self._draw_detections(shown.picture, found, watched, names, title)
         if "queries" in self.views:
             best = scores.max(-1).values.topk(min(12, len(scores))).indices.tolist()
             yield (
@@ -140,18 +123,45 @@ class DeformableAttentionViews(pl.Callback):
                 shown.evolution(names, sorted({*queries, *best}), f"{title}: object queries in the decoder"),
             )
         wanted = [view for view in self.views if view in QUERY_VIEWS]
-        for number, (query, label) in enumerate(zip(queries, watched.labels.tolist(), strict=True)):
-            named = name_of(label, names)
-            caption = f"{title}: query {query}, {named} {scores[query, label]:.2f}"
-            token = query
-            if self.selection.part == "encoder":
-                box = watched.objects[number]
-                centre = ((box[:2] + box[2:]) / 2).clamp(min=0)
+        for number, (query, label) in enumerate(zip(queries, labels, strict=True)):
+            if self.selection.part == "decoder":
+                token, what = query, f"query {query}, {name_of(label, names)} {scores[query, label]:.2f}"
+            else:
                 level = self.selection.levels[0] if self.selection.levels else 0
-                token = cell_of(recording.at("encoder", 0).shapes, level, tuple(frame.to_padded(centre).tolist()))
-                caption = f"{title}: encoder cell of level {level} at the centre of a {named}"
-            for view, drawn in shown.query_views(token, caption, self.selection, wanted).items():
+                token = self._token_at_centre(shown, watched.objects[number], level)
+                what = f"encoder cell of level {level} at the centre of a {name_of(label, names)}"
+            for view, drawn in shown.query_views(token, f"{title}: {what}", self.selection, wanted).items():
                 yield f"object_{number}/{self.selection.part}_{view}", drawn
+
+    def _observe(self, trainer, pl_module, watched: WatchedImage) -> tuple[RecordedImage, dict[str, Tensor]]:
+        """Run the detector on one image: what it did, and its detections in pixels of the image."""
+        device = pl_module.device
+        batch = {"images": watched.images.to(device), "mask": watched.mask.to(device), "targets": [watched.target]}
+        h, w = (int(side) for side in watched.target["size"])
+        with isolate_rng(), eval_mode(pl_module), torch.inference_mode(), trainer.precision_plugin.forward_context():
+            images, mask = pl_module.prepare(batch)
+            # Through the module's own forward, so that its interventions act inside the recording and are seen in it.
+            with record(pl_module.net) as recording:
+                outputs = pl_module(images, mask)
+            found = pl_module.detections(outputs, torch.tensor([[h, w]], device=device))[0]
+        found = {key: value.cpu().float() if value.is_floating_point() else value.cpu() for key, value in found.items()}
+        picture = watched.images[0, :, :h, :w].permute(1, 2, 0).numpy()
+        frame = ImageFrame(tuple(watched.mask.shape[1:]), (h, w), (h, w))
+        return RecordedImage(picture, recording, outputs, frame), found
+
+    def _draw_detections(
+        self, picture, found: dict[str, Tensor], watched: WatchedImage, names, title: str
+    ) -> np.ndarray:
+        sure = found["scores"] >= self.score_threshold
+        boxes, labels, scores = (found[key][sure].numpy() for key in ("boxes", "labels", "scores"))
+        truth = watched.target["boxes"].numpy() if "boxes" in watched.target else None
+        caption = f"{title}: detections of score {self.score_threshold:g} and above"
+        return draw_boxes(picture, boxes, labels, names, scores, truth, caption)
+
+    @staticmethod
+    def _token_at_centre(shown: RecordedImage, box: Tensor, level: int) -> int:
+        centre = shown.frame.to_padded(((box[:2] + box[2:]) / 2).clamp(min=0))
+        return cell_of(shown.recording.at("encoder", 0).shapes, level, tuple(centre.tolist()))
 
     def _choose_objects(self, watched: WatchedImage, found: dict[str, Tensor]) -> None:
         """Fix the objects to follow, once and for all."""

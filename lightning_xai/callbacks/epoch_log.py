@@ -25,19 +25,15 @@ class EpochLog(pl.Callback):
         self.training_seconds = 0.0
         self.started = 0.0
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Not on_fit_start: a resumed run's counters are restored after it, and it may begin in mid-epoch.
+        self.steps, self.training_seconds, self.started = 0, 0.0, time.perf_counter()
         self.file = Path(trainer.default_root_dir) / "log.jsonl"
-        if not trainer.is_global_zero or not self.file.exists():
-            return
-        lines = self.file.read_text().splitlines()
-        if trainer.global_step == 0:
+        if trainer.is_global_zero and trainer.global_step == 0 and self.file.exists():
             number = 1
             while (kept := self.file.with_name(f"log.previous{number}.jsonl")).exists():
                 number += 1
             self.file.rename(kept)
-        else:
-            kept_lines = [line for line in lines if json.loads(line)["epoch"] < trainer.current_epoch]
-            self.file.write_text("".join(line + "\n" for line in kept_lines))
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.steps, self.training_seconds, self.started = 0, 0.0, time.perf_counter()
@@ -53,7 +49,9 @@ class EpochLog(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         line: dict[str, Any] = {f"train_{k}": v for k, v in pl_module.epoch_losses("train").items()}
-        validated = trainer.enable_validation and (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
+        validated = (
+            trainer.enable_validation and (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
+        )
         if validated:
             line |= {f"test_{k}": v for k, v in pl_module.epoch_losses("val").items()}
             line["test_coco_eval_bbox"] = [pl_module.last_ap[name] for name in COCO_NUMBERS]
@@ -64,15 +62,22 @@ class EpochLog(pl.Callback):
         line["lr"] = [group["lr"] for group in trainer.optimizers[0].param_groups]
         if not trainer.is_global_zero:
             return
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.file, "a") as file:
-            file.write(json.dumps(line) + "\n")
+        self._write(line)
         ap = "  AP {:.3f}  AP50 {:.3f}".format(*line["test_coco_eval_bbox"][:2]) if validated else ""
         print(
             f"epoch {trainer.current_epoch:3d}  loss {line.get('train_loss', float('nan')):7.3f}{ap}"
             f"  {1000 * line['seconds_per_step']:.0f} ms/step  peak {line['peak_memory_mib']:.0f} MiB",
             flush=True,
         )
+
+    def _write(self, line: dict[str, Any]) -> None:
+        """Put the line behind those of earlier epochs; what an interrupted run wrote of later ones is done again."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        lines = self.file.read_text().splitlines() if self.file.exists() else []
+        lines = [earlier for earlier in lines if json.loads(earlier)["epoch"] < line["epoch"]]
+        unfinished = self.file.with_suffix(".part")
+        unfinished.write_text("".join(text + "\n" for text in [*lines, json.dumps(line)]))
+        unfinished.replace(self.file)
 
 
 def _peak_memory_mib(device: torch.device) -> float:

@@ -1,4 +1,4 @@
-"""The command `lightning-xai`: this front answers help and version from the standard library and loads the rest on demand."""
+"""The command `lightning-xai`: this front needs the standard library only and loads a command's module on demand."""
 
 import sys
 from collections.abc import Sequence

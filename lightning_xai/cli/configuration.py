@@ -1,8 +1,14 @@
 """Configuration files that state only their difference: `extends: other.yaml` on top of a file's own keys."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
+
+
+def config_files(arguments: list[str]) -> list[Path]:
+    """The files that `--config` options name, in their order."""
+    return [Path(value) for word, value in _options(arguments) if word == "--config"]
 
 
 def expand_extends(arguments: list[str]) -> list[str]:
@@ -14,17 +20,24 @@ def expand_extends(arguments: list[str]) -> list[str]:
         SystemExit: a file does not exist, is not a YAML mapping, or extends itself.
     """
     expanded: list[str] = []
+    for word, value in _options(arguments):
+        if word == "--config":
+            expanded += [part for file in chain(Path(value)) for part in ("--config", str(file))]
+        else:
+            expanded.append(word)
+    return expanded
+
+
+def _options(arguments: list[str]) -> Iterator[tuple[str, str]]:
+    """Each word with an empty value, except that the spellings of `--config FILE` become ("--config", FILE)."""
     words = iter(arguments)
     for word in words:
         if word in ("-c", "--config"):
-            files = chain(Path(next(words, "")))
+            yield "--config", next(words, "")
         elif word.startswith("--config="):
-            files = chain(Path(word.split("=", 1)[1]))
+            yield "--config", word.split("=", 1)[1]
         else:
-            expanded.append(word)
-            continue
-        expanded += [part for file in files for part in ("--config", str(file))]
-    return expanded
+            yield word, ""
 
 
 def chain(file: Path) -> list[Path]:
@@ -42,6 +55,6 @@ def chain(file: Path) -> list[Path]:
             raise SystemExit(f"--config '{file}' is not valid YAML: {error}") from None
         if not isinstance(content, dict):
             raise SystemExit(f"--config '{file}' holds no mapping of keys to values")
-        if "extends" not in content:
+        if content.get("extends") is None:
             return files[::-1]
         file = file.parent / str(content["extends"])

@@ -1,8 +1,10 @@
 """fit, validate, test, predict: Lightning's command line with a run folder, resumable checkpoints and an epoch log."""
 
 import logging
+import signal
 import sys
 import time
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,13 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lightning_xai.callbacks.atomic_checkpoint import AtomicCheckpointIO
 from lightning_xai.callbacks.epoch_log import EpochLog
 from lightning_xai.callbacks.step_seed import StepSeed
-from lightning_xai.cli.configuration import expand_extends
+from lightning_xai.callbacks.write_detections import WriteDetections
+from lightning_xai.cli.configuration import config_files, expand_extends
 from lightning_xai.evaluate.detection_ap import ap_table
 
 
@@ -32,7 +36,7 @@ class TrainingCLI(LightningCLI):
     """Lightning's CLI plus `--run_dir` (everything a run writes) and the callbacks that every run has."""
 
     def __init__(self, arguments: list[str], run: bool = True) -> None:
-        self.config_files = [Path(b) for a, b in zip(arguments, arguments[1:], strict=False) if a in ("-c", "--config")]
+        self.config_files = config_files(arguments)
         super().__init__(
             args=expand_extends(arguments),
             run=run,
@@ -59,7 +63,8 @@ class TrainingCLI(LightningCLI):
         settings = self.settings
         name = self.config_files[-1].stem if self.config_files else "default"
         self.run_dir = Path(settings.run_dir or settings.trainer.default_root_dir or f"runs/{name}")
-        settings.trainer.default_root_dir = str(self.run_dir)
+        settings.trainer.default_root_dir = settings.run_dir = str(self.run_dir)
+        settings.extends = None  # a saved configuration is complete
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         given = self._get(self.config_init, "trainer")
@@ -67,6 +72,8 @@ class TrainingCLI(LightningCLI):
         settings = self.settings
         if self.subcommand == "fit" and not given.get("fast_dev_run"):
             callbacks += self._fit_callbacks(settings, callbacks, given)
+        if self.subcommand == "predict" and not _has(callbacks, WriteDetections):
+            callbacks.append(WriteDetections())
         if given.get("enable_progress_bar") is not False and not _has(callbacks, RichProgressBar):
             callbacks.append(RichProgressBar(refresh_rate=10))
         kwargs["callbacks"] = callbacks
@@ -135,6 +142,10 @@ class TrainingCLI(LightningCLI):
 
     after_test = after_validate
 
+    def before_predict(self) -> None:
+        # the detections go to a file batch by batch; Lightning need not collect them once more
+        self.config_init[self.subcommand]["return_predictions"] = False
+
 
 def _has(callbacks: list[Callback], kind: type) -> bool:
     return any(isinstance(callback, kind) for callback in callbacks)
@@ -142,6 +153,13 @@ def _has(callbacks: list[Callback], kind: type) -> bool:
 
 def run(command: str, arguments: list[str]) -> int:
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    # the task keeps a batch's targets on the CPU on purpose, whatever data module they come from
+    warnings.filterwarnings("ignore", message="You have overridden `transfer_batch_to_device`")
+    warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
     sys.argv = ["lightning-xai", command, *arguments]
-    TrainingCLI([command, *arguments])
+    try:
+        TrainingCLI([command, *arguments])
+    except SIGTERMException:
+        print("terminated; `--ckpt_path last` goes on from here", file=sys.stderr)
+        return 128 + signal.SIGTERM
     return 0

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -214,6 +215,8 @@ class CocoDataModule(pl.LightningDataModule):
             chosen = {"strided": strided_order, "contiguous": contiguous_order}[self.sample_order]
             order = partial(chosen, length, rank=rank, replicas=replicas)
         epoch, batch = resume_position(self.trainer)
+        if batch:  # Lightning warns of every loader without a state of its own, while this one starts where it should
+            warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
         sampler = TrainingSampler(partial(order, seed=self.seed), start=(epoch, batch * self.batch_size))
         if len(sampler) < self.batch_size:
             raise ValueError(
@@ -242,7 +245,7 @@ class CocoDataModule(pl.LightningDataModule):
         on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return DataLoader(
             dataset,
-            batch_size,
+            batch_size=batch_size,
             sampler=sampler,
             drop_last=drop_last,
             collate_fn=collate_detection,

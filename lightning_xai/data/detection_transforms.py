@@ -78,8 +78,9 @@ def resized_shape(shape: tuple[int, int], short_side: int, longest: int | None =
     """Height and width after a resize of the short side, or of the long side to `longest` where it would exceed it."""
     short, long = min(shape), max(shape)
     if longest is not None and long / short * short_side > longest:
-        short_side = max(1, round(longest * short / long))
-    scaled = int(short_side * long / short)
+        short_side = round(longest * short / long)
+    # A sliver whose short side would vanish keeps one pixel of it.
+    short_side, scaled = (short_side, int(short_side * long / short)) if short_side else (1, longest)
     return (short_side, scaled) if shape[0] <= shape[1] else (scaled, short_side)
 
 

@@ -92,12 +92,11 @@ class EmbeddedDetection(Dataset):
             raise IndexError(f"scene {index} does not exist: {self.split!r} holds the scenes 0 to {self.n_scenes - 1}")
         return sample_scene(self.recipe, self.seed, self.split, index)
 
-    def __getitem__(self, index: int | tuple[int, int]) -> tuple[Tensor, dict[str, Any]]:
-        """Sample `index`, or the pair (epoch, index) of a training sampler; without an epoch it is epoch 0."""
-        epoch, index = index if isinstance(index, tuple) else (0, index)
+    def load(self, index: int) -> tuple[Tensor, dict[str, Any]]:
+        """Sample `index` as it is drawn, before any augmentation."""
         pixels, annotations = self._drawn(index)
         size = torch.tensor(pixels.shape[1:], dtype=torch.int64)
-        image, rows = torch.from_numpy(pixels), torch.from_numpy(annotations)
+        rows = torch.from_numpy(annotations)
         target: dict[str, Any] = {
             "boxes": rows[:, :4].contiguous(),
             "labels": rows[:, 4].long(),
@@ -106,11 +105,17 @@ class EmbeddedDetection(Dataset):
         }
         if self.split != "train":
             target["ground_truth"] = {name: value.clone() for name, value in target.items()}
-        elif self._flips(epoch, index):
+        target |= {"image_id": torch.tensor(index), "size": size, "orig_size": size.clone()}
+        return torch.from_numpy(pixels), target
+
+    def __getitem__(self, index: int | tuple[int, int]) -> tuple[Tensor, dict[str, Any]]:
+        """Sample `index`, or the pair (epoch, index) of a training sampler; without an epoch it is epoch 0."""
+        epoch, index = index if isinstance(index, tuple) else (0, index)
+        image, target = self.load(index)
+        if self.split == "train" and self._flips(epoch, index):
             image = image.flip(2)
             x0, y0, x1, y1 = target["boxes"].unbind(1)
             target["boxes"] = torch.stack([image.shape[2] - x1, y0, image.shape[2] - x0, y1], 1)
-        target |= {"image_id": torch.tensor(index), "size": size, "orig_size": size.clone()}
         return image, target
 
     def _flips(self, epoch: int, index: int) -> bool:
@@ -178,8 +183,21 @@ class EmbeddedDetectionModule(pl.LightningDataModule):
             self._splits[split] = EmbeddedDetection(self.recipe, split, self.sizes[split], self.seed, flip, self.cache)
         return self._splits[split]
 
+    @property
+    def train_set(self) -> EmbeddedDetection:
+        return self.dataset("train")
+
+    @property
+    def val_set(self) -> EmbeddedDetection:
+        return self.dataset("val")
+
+    @staticmethod
+    def evaluation_transform(image: Tensor, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        """Scenes are evaluated as they are drawn."""
+        return image, target
+
     def train_dataloader(self) -> DataLoader:
-        dataset = self.dataset("train")
+        dataset = self.train_set
         rank, replicas = self._rank()
         if len(dataset) < self.batch_size * replicas:
             raise ValueError(

@@ -6,13 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
+
+try:
+    from torchvision.io import ImageReadMode, decode_image
+except ImportError:  # torchvision 0.29 announced that it will be removed; Pillow's pixels are the same, a little later
+    decode_image = None
 
 # About a gigabyte while it is decoded; Pillow, which reads the header, refuses twice this number by itself.
 MAX_PIXELS = 89_478_485
-DECODED_BY_TORCHVISION = {"JPEG", "MPO", "PNG", "GIF", "WEBP"}
+# Its JPEG decoder withstands damaged files; its PNG decoder (torchvision 0.29) can end the process on one.
+DECODED_BY_TORCHVISION = {"JPEG", "MPO"} if decode_image else set()
+ORIENTATION = 0x112
 
 
 class UnreadablePicture(ValueError):
@@ -33,9 +39,9 @@ def decode_picture(
     """Decode file bytes to RGB (3, h, w) uint8 with channels-last strides.
 
     Greyscale, palette and CMYK become RGB, alpha is dropped, 16-bit pictures keep their high byte, an animation gives
-    its first frame. JPEG, PNG, GIF and WebP go through torchvision, whose pixels equal Pillow's; every other format
-    goes through Pillow. The EXIF orientation is ignored unless asked for, as COCO's boxes are drawn on unturned
-    pixels. `name` is only quoted in errors.
+    its first frame. JPEG goes through torchvision, which hands the same pixels over quicker than Pillow, which reads
+    every other format. The EXIF orientation is ignored unless asked for, as COCO's boxes are drawn on unturned pixels
+    (Pillow turns TIFF files in any case). `name` is only quoted in errors.
 
     Raises: UnreadablePicture, also for a truncated file and for more than `max_pixels` pixels.
     """
@@ -46,24 +52,20 @@ def decode_picture(
             raise UnreadablePicture(
                 f"{name}: {width}×{height} is more than max_pixels={max_pixels}; raise that if the size is right."
             )
-        if picture.format not in DECODED_BY_TORCHVISION:
-            return _decode_by_pillow(picture, apply_exif_orientation)
-        image = decode_image(data, ImageReadMode.RGB, apply_exif_orientation=apply_exif_orientation)
-    except UnreadablePicture:
+        turned = apply_exif_orientation and picture.getexif().get(ORIENTATION, 1) != 1
+        if turned or picture.format not in DECODED_BY_TORCHVISION:
+            return _decode_by_pillow(ImageOps.exif_transpose(picture) if turned else picture)
+        return decode_image(data, ImageReadMode.RGB)
+    except (UnreadablePicture, MemoryError):
         raise
-    except (OSError, ValueError, RuntimeError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders of damaged files raise whatever their format's code stumbles on
         size = "an empty file" if len(data) == 0 else f"{len(data)} bytes"
-        raise UnreadablePicture(f"{name} ({size}): {str(error).splitlines()[0]}") from error
-    if image.dim() == 4:
-        image = image[0]
-    if image.dtype == torch.uint16:
-        image = (image.to(torch.int32) >> 8).to(torch.uint8)
-    return image
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "no picture of a known format" if unknown else (str(error) or repr(error)).splitlines()[0]
+        raise UnreadablePicture(f"{name} ({size}): {reason}.") from error
 
 
-def _decode_by_pillow(picture: Image.Image, apply_exif_orientation: bool) -> Tensor:
-    if apply_exif_orientation:
-        picture = ImageOps.exif_transpose(picture)
+def _decode_by_pillow(picture: Image.Image) -> Tensor:
     if picture.mode.startswith("I"):  # Pillow's own conversion would make everything above 255 white
         grey = (np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
         pixels = np.repeat(grey[..., None], 3, axis=-1)

@@ -88,12 +88,19 @@ class EvaluationSampler(DistributedSampler):
     """Yields indices so that process r evaluates the batches r, r + N, ... that a single process would form.
 
     No sample is repeated to make the shares equal, and a batch has the same members (so the same padding) on 1 and
-    on N processes: the metrics are the same. Shares differ by at most one batch.
+    on N processes: the metrics are the same. Shares differ by at most one batch. Only where there are fewer such
+    batches than processes are they made smaller: a process without any would leave out the evaluation's hooks, in
+    which the others wait for it.
+
+    Raises: ValueError on every process when there are fewer samples than processes.
     """
 
     def __init__(self, length: int, batch_size: int, rank: int = 0, replicas: int = 1):
         Sampler.__init__(self)
-        self.indices = [i for i in range(length) if i // batch_size % replicas == rank]
+        if length < replicas:
+            raise ValueError(f"{length} samples cannot be shared by {replicas} processes; use at most {length}.")
+        members = batch_size if ceil(length / batch_size) >= replicas else length // replicas
+        self.indices = [i for i in range(length) if i // members % replicas == rank]
 
     def set_epoch(self, epoch: int) -> None:
         """The order of an evaluation is the same in each epoch."""

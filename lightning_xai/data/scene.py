@@ -284,10 +284,10 @@ def _sample_distractor(recipe: SceneRecipe, rng: np.random.Generator) -> Distrac
     }[name]
     points = [(x * recipe.width, y * recipe.height)]
     heading = 2 * math.pi * turns[1]
-    for turn in turns[2 : 2 + parts]:
+    for part, turn in enumerate(turns[2 : 2 + parts]):
         step = length * (0.6 + 0.6 * turn)
         points.append((points[-1][0] + step * math.cos(heading), points[-1][1] + step * math.sin(heading)))
-        # Sharp bends left and right make letter-like marks (L, V, Z, N) that close to none of the shapes.
-        heading += math.radians(70 + 50 * turn) * (1 if turn < 0.5 else -1)
+        # Sharp bends, by turns left and right, make letter-like marks (L, V, Z, N) that close to none of the shapes.
+        heading += math.radians(70 + 50 * turn) * (-1) ** part
     rgb = COLOURS[_pick(recipe.colours, colour)]
     return Distractor(name, rgb, 0.45 + 0.4 * opacity, tuple(points), thickness, softness)

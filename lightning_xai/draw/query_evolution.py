@@ -40,9 +40,14 @@ def draw_query_evolution(
 
     show_image(first, image, "reference points before and after each layer")
     colours = layer_colours(depth + 1)
-    for layer in range(depth + 1):
+    for layer in range(depth + 1):  # earlier ones are larger, so that later ones do not cover them
         first.scatter(
-            *references[layer][shown].T, s=26, color=colours[layer], edgecolors="white", linewidths=0.6, zorder=2
+            *references[layer][shown].T,
+            s=60 - 46 * layer / depth,
+            color=colours[layer],
+            edgecolors="white",
+            linewidths=0.6,
+            zorder=2,
         )
 
     show_image(between, image, "predicted centres, layer to layer")
@@ -52,8 +57,8 @@ def draw_query_evolution(
         for layer in range(depth - 1):
             _arrow(between, centres[layer, query], centres[layer + 1, query], colour)
         _arrow(whole, references[0, query], centres[-1, query], colour)
-    between.scatter(*centres[0][shown].T, s=14, color="white", edgecolors="black", linewidths=0.6, zorder=4)
-    whole.scatter(*references[0][shown].T, s=14, color="white", edgecolors="black", linewidths=0.6, zorder=4)
+    between.scatter(*centres[0][shown].T, s=9, color="white", edgecolors="black", linewidths=0.6, zorder=4)
+    whole.scatter(*references[0][shown].T, s=9, color="white", edgecolors="black", linewidths=0.6, zorder=4)
 
     for layer, axes in enumerate(layers[:depth]):
         show_image(axes, image, f"object queries after layer {layer}")
@@ -67,7 +72,7 @@ def draw_query_evolution(
         axes.set_axis_off()
 
     dot = {"marker": "o", "linestyle": "none"}
-    marks = class_legend(labels[-1][shown], class_names, most=6)
+    marks = class_legend(labels.ravel(), class_names, most=6)
     marks += [
         Line2D([], [], color=colours[0], markeredgecolor="white", label="initial reference", **dot),
         Line2D([], [], color=colours[-1], markeredgecolor="white", label=f"reference after layer {depth - 1}", **dot),

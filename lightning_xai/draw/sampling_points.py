@@ -106,24 +106,31 @@ def add_points(axes: Axes, panel: PointPanel, largest: float, scale: float = 1.0
         zorder=4,
     )
     inside = _inside(axes, panel.xy)
-    outside = float(np.asarray(panel.weights)[~inside].sum() / max(float(np.sum(panel.weights)), 1e-12))
-    if not inside.all() and scale > 0.5:
-        note = f"{int((~inside).sum())} of {len(inside)} samples ({outside:.0%} of the weight) lie outside"
-        axes.text(
-            0.01, 0.01, note, transform=axes.transAxes, fontsize=SMALL, color="white", path_effects=_HALO, zorder=5
-        )
+    total = float(np.sum(panel.weights))
+    lost = float(np.asarray(panel.weights)[~inside].sum()) / total if total > 0 else 0.0
+    if not inside.all() and (scale > 0.5 or lost > 0.01):
+        note = f"{int((~inside).sum())} of {len(inside)} samples ({lost:.0%} of the weight) lie outside"
+        if scale <= 0.5:
+            note = f"{lost:.0%} of it outside"
+        style = {"color": "white", "path_effects": _HALO, "fontsize": SMALL}
+        axes.text(0.01, 0.01, note, transform=axes.transAxes, zorder=5, **style)
 
 
 def surroundings(shape: tuple[int, int], panels: Sequence[PointPanel]) -> tuple[float, float, float, float]:
-    """The part x0, y0, x1, y1 of a picture that holds the boxes and 95 % of the samples, with a margin."""
+    """The part x0, y0, x1, y1 of a picture with boxes, references and all samples but the lightest, and a margin.
+
+    The lightest are those below a twentieth of the largest weight.
+    """
     h, w = shape
-    points = [np.asarray(p.xy).reshape(-1, 2) for p in panels] + [np.asarray(p.reference).reshape(1, 2) for p in panels]
-    points = np.concatenate(points)
-    low, high = np.quantile(points, 0.025, axis=0), np.quantile(points, 0.975, axis=0)
+    largest = max(float(np.max(p.weights, initial=0.0)) for p in panels)
+    heavy = [np.asarray(p.xy)[np.asarray(p.weights) >= largest / 20] for p in panels]
+    points = np.concatenate(heavy + [np.reshape(p.reference, (1, 2)) for p in panels]).clip(0, (w, h))
+    low, high = points.min(0), points.max(0)
     for panel in panels:
         for box in (panel.box, panel.reference_box):
             if box is not None:
-                low, high = np.minimum(low, box[:2]), np.maximum(high, box[2:])
+                x0, y0, x1, y1 = np.clip(box, 0, (w, h, w, h))
+                low, high = np.minimum(low, (x0, y0)), np.maximum(high, (x1, y1))
     centre = (low + high) / 2
     half = np.maximum((high - low).max() * 0.6, 0.08 * max(h, w))
     low = np.clip(centre - half, 0, (w, h))

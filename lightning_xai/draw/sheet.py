@@ -82,6 +82,7 @@ class Sheet:
             borderpad=0.3,
             columnspacing=1.4,
             handletextpad=0.5,
+            handlelength=2.8,
         )
 
     def picture(self) -> np.ndarray:

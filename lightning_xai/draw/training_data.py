@@ -57,23 +57,27 @@ def _fit(axes, shape: tuple[int, int], panel: tuple[int, int]) -> None:
     axes.set(xlim=(0, panel[0] / scale), ylim=(panel[1] / scale, 0))
 
 
-def box_density(boxes: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]], cells: int = 64) -> np.ndarray:
+def box_density(
+    boxes: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]], cells: int = 64, as_thesis: bool = False
+) -> np.ndarray:
     """Where boxes lie in the images: a map (cells, cells), normalised to a largest value of 1.
 
-    boxes: (N, 4) xyxy in pixels for each image; sizes: (h, w) of each. A box adds the Gaussian
-    exp(-(u - c)ᵀ diag(w / 2, h / 2)⁻¹ (u - c) / 2) / sqrt(w h) in coordinates relative to the image, as in the thesis.
+    boxes: (N, 4) xyxy in pixels for each image; sizes: (h, w) of each. A box adds a Gaussian in coordinates relative to
+    its image, with half the box's width and height as standard deviations. as_thesis: with them as variances, as the
+    visualisation thesis has it, which blurs boxes far beyond their size.
     """
     at = (np.arange(cells) + 0.5) / cells
     density = np.zeros((cells, cells))
     for image_boxes, (height, width) in zip(boxes, sizes, strict=True):
         relative = np.asarray(image_boxes, dtype=np.float64).reshape(-1, 4) / (width, height, width, height)
         for x0, y0, x1, y1 in relative:
-            w, h = x1 - x0, y1 - y0
-            if w <= 0 or h <= 0:
+            if x1 <= x0 or y1 <= y0:
                 continue
-            along_x = np.exp(-((at - (x0 + x1) / 2) ** 2) / w)
-            along_y = np.exp(-((at - (y0 + y1) / 2) ** 2) / h)
-            density += np.outer(along_y, along_x) / math.sqrt(w * h)
+            halves = (x1 - x0) / 2, (y1 - y0) / 2
+            x_variance, y_variance = halves if as_thesis else (halves[0] ** 2, halves[1] ** 2)
+            along_x = np.exp(-((at - (x0 + x1) / 2) ** 2) / (2 * x_variance))
+            along_y = np.exp(-((at - (y0 + y1) / 2) ** 2) / (2 * y_variance))
+            density += np.outer(along_y, along_x) / math.sqrt(x_variance * y_variance)
     return density / density.max() if density.max() > 0 else density
 
 

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 AP_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+AREAS = ("small", "medium", "large")
 DETECTION = {"boxes": torch.float32, "scores": torch.float32, "labels": torch.int64}
 GROUND_TRUTH = {"boxes": torch.float64, "labels": torch.int64, "area": torch.float64, "iscrowd": torch.int64}
 
@@ -36,7 +37,7 @@ class DetectionAP:
             raise ValueError(f"backend={backend!r} is unknown: it must be 'pycocotools' or 'faster_coco_eval'")
         given = np.linspace(0.5, 0.95, 10) if iou_thresholds is None else np.asarray(iou_thresholds, dtype=np.float64)
         if len(given) == 0 or (given <= 0).any() or (given > 1).any():
-            raise ValueError(f"iou_thresholds={list(given)} must be one or more numbers above 0 and up to 1")
+            raise ValueError(f"iou_thresholds={given.tolist()} must be one or more numbers above 0 and up to 1")
         if len(max_detections) != 3 or list(max_detections) != sorted(set(max_detections)) or max_detections[0] < 1:
             raise ValueError(f"max_detections={list(max_detections)} must be three rising counts, like (1, 10, 100)")
         self.backend = backend
@@ -73,15 +74,15 @@ class DetectionAP:
         first = dist.get_rank() == 0
         gathered: list | None = [None] * processes if first else None
         dist.gather_object(self._images, gathered)
-        answer: list[Any] = [None]
+        answer: list[Any] = [None, None]
         if first:
             try:
-                answer = [self._evaluate(gathered, curves)]
+                answer[0] = self._evaluate(gathered, curves)
             except Exception as error:  # the others wait for an answer: let them fail with the same words
-                answer = [error]
+                answer[1] = f"{type(error).__name__}: {error}"
         dist.broadcast_object_list(answer)
-        if isinstance(answer[0], Exception):
-            raise answer[0]
+        if answer[1] is not None:
+            raise RuntimeError(f"the evaluation of all processes' detections failed: {answer[1]}")
         return answer[0]
 
     def _evaluate(self, parts: Sequence[Mapping], curves: bool) -> dict[str, Any]:
@@ -93,17 +94,25 @@ class DetectionAP:
             return dict.fromkeys(AP_NAMES, -1.0)
         from torchmetrics.detection import MeanAveragePrecision
 
+        # the backends' own 12 numbers are right for 100 detections only; the curves cost torchmetrics much time
+        curves_needed = curves or self.max_detections[-1] != 100
         metric = MeanAveragePrecision(
             backend=self.backend,
             iou_thresholds=self.iou_thresholds,
             rec_thresholds=np.linspace(0, 1, 101).tolist(),
             max_detection_thresholds=list(self.max_detections),
-            extended_summary=True,
+            extended_summary=curves_needed,
+            sync_on_compute=False,
         )
         metric.warn_on_many_detections = False
         ordered = [images[image_id] for image_id in sorted(images)]
         metric.update([_tensors(detections) for detections, _ in ordered], [_tensors(truth) for _, truth in ordered])
         result = metric.compute()
+        if not curves_needed:
+            recalls = [f"mar_{count}" for count in self.max_detections]
+            keys = ["map", "map_50", "map_75", *(f"map_{area}" for area in AREAS), *recalls]
+            keys += [f"mar_{area}" for area in AREAS]
+            return {name: float(result[key]) for name, key in zip(AP_NAMES, keys, strict=True)}
         precision, recall = result["precision"].numpy(), result["recall"].numpy()
         numbers: dict[str, Any] = summarise(precision, recall, self.iou_thresholds)
         if curves:

@@ -80,8 +80,10 @@ def cell_of(shapes: Tensor, level: int, xy: tuple[float, float]) -> int:
 
 def cell_centre(shapes: Tensor, token: int) -> Tensor:
     """The reference point of an encoder token: the centre (x, y) of its cell in [0, 1] of the padded map."""
+    first = 0  # token of the level
     for h, w in shapes.tolist():
-        if token < h * w:
-            return torch.tensor([(token % w + 0.5) / w, (token // w + 0.5) / h])
-        token -= h * w
-    raise ValueError(f"token {token} lies beyond the last feature level")
+        cell = token - first
+        if cell < h * w:
+            return torch.tensor([(cell % w + 0.5) / w, (cell // w + 0.5) / h])
+        first += h * w
+    raise ValueError(f"token {token} lies beyond the last feature level; there are {first} tokens")

@@ -38,7 +38,7 @@ class DeformableCall:
 # One entry per operator that attention may be computed with, its arguments bound to what a handler receives.
 _DEFORMABLE_SIGNATURE = signature(ms_deform_attn)
 _CALLS: dict[Callable, Callable[..., Any]] = {
-    ms_deform_attn: lambda *args, **kwargs: DeformableCall(*_DEFORMABLE_SIGNATURE.bind(*args, **kwargs).args[:4])
+    ms_deform_attn: lambda *args, **kwargs: DeformableCall(*_DEFORMABLE_SIGNATURE.bind(*args, **kwargs).args)
 }
 
 Handler = Callable[[Site, DeformableCall], Tensor]

@@ -1,13 +1,15 @@
 """Deformable DETR, all published variants (Zhu et al., ICLR 2021, arXiv 2010.04159).
 
-Letters: B images, L feature levels, S = sum of h*w tokens over the levels, C channels, H heads, P points, Q object queries,
-K classes. Coordinates are (x, y); boxes are (cx, cy, w, h) in [0, 1] of the unpadded image; a mask is True on padding.
-Parameters have the names of the original repository's checkpoints.
+Letters: B images, L feature levels, S = sum of h*w tokens over the levels, C channels, H heads, P points, Q object
+queries, K classes. Coordinates are (x, y); boxes are (cx, cy, w, h) in [0, 1] of the unpadded image; a mask is True on
+padding. Parameters have the names of the original repository's checkpoints.
 """
 
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,46 @@ from lightning_xai.nets.backbones import build_backbone
 
 NORM_GROUPS = 32
 LEARNED_CELLS = 50
+
+
+class Pyramid(NamedTuple):
+    """How the tokens of all levels lie in the padded images, level after level, row by row.
+
+    shapes: the (h, w) of each level, on the CPU. padding: (B, S). valid_ratios: (B, L, 2), the share (x, y) of each
+    level's map that is image. centres: (B, S, 2), of the tokens' cells in the unpadded image. sizes: h * w a level.
+    """
+
+    shapes: Tensor
+    padding: Tensor
+    valid_ratios: Tensor
+    centres: Tensor
+    sizes: list[int]
+
+
+def resize_mask(mask: Tensor, size: Sequence[int]) -> Tensor:
+    """mask (B, H, W) to (B, h, w) by nearest neighbour."""
+    return F.interpolate(mask[:, None].float(), size=tuple(size))[:, 0] > 0
+
+
+def lay_out(masks: Sequence[Tensor]) -> Pyramid:
+    """The layout of levels with these padding masks (B, h, w); an image fills the upper left of its padded map."""
+    ratios, centres = [], []
+    for mask in masks:
+        h, w = mask.shape[1:]
+        valid = (~mask).float()
+        ratio = torch.stack([valid[:, 0].mean(1), valid[:, :, 0].mean(1)], -1)  # (B, 2)
+        y = (torch.arange(h, dtype=ratio.dtype, device=mask.device) + 0.5) / h
+        x = (torch.arange(w, dtype=ratio.dtype, device=mask.device) + 0.5) / w
+        grid = torch.stack([x.expand(h, w), y[:, None].expand(h, w)], -1).flatten(0, 1)
+        ratios.append(ratio)
+        centres.append(grid / ratio[:, None])
+    return Pyramid(
+        shapes=torch.tensor([tuple(mask.shape[1:]) for mask in masks], device="cpu"),
+        padding=torch.cat([mask.flatten(1) for mask in masks], 1),
+        valid_ratios=torch.stack(ratios, 1),
+        centres=torch.cat(centres, 1),
+        sizes=[mask.shape[1] * mask.shape[2] for mask in masks],
+    )
 
 
 class SinePositionEncoding(nn.Module):
@@ -52,8 +94,8 @@ class LearnedPositionEncoding(nn.Module):
         batch, h, w = mask.shape
         if max(h, w) > LEARNED_CELLS:
             raise ValueError(
-                f"position_embedding 'learned' holds {LEARNED_CELLS} rows and columns, but a feature level has {h} x {w}: "
-                "use 'sine' or smaller images."
+                f"position_embedding 'learned' holds {LEARNED_CELLS} rows and columns, but a feature level has "
+                f"{h} x {w}: use 'sine' or smaller images."
             )
         x = self.col_embed.weight[:w].expand(batch, h, w, -1)
         y = self.row_embed.weight[:h, None].expand(batch, h, w, -1)
@@ -79,7 +121,7 @@ class MLP(nn.Module):
     def __init__(self, in_channels: int, hidden_channels: int, out_channels: int, num_layers: int):
         super().__init__()
         widths = [in_channels] + [hidden_channels] * (num_layers - 1) + [out_channels]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
@@ -99,15 +141,15 @@ class EncoderLayer(nn.Module):
         self.norm2 = nn.LayerNorm(channels)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, tokens: Tensor, position: Tensor, reference: Tensor, shapes: Tensor, padding: Tensor) -> Tensor:
-        attended = self.self_attn(tokens + position, reference, tokens, shapes, padding)
+    def forward(self, tokens: Tensor, position: Tensor, reference: Tensor, pyramid: Pyramid) -> Tensor:
+        attended = self.self_attn(tokens + position, reference, tokens, pyramid.shapes, pyramid.padding)
         tokens = self.norm1(tokens + self.dropout(attended))
         hidden = self.dropout(F.relu(self.linear1(tokens)))
         return self.norm2(tokens + self.dropout(self.linear2(hidden)))
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention among the queries (norm2), deformable attention to the image (norm1), a feed-forward net (norm3)."""
+    """Self-attention of the queries (norm2), deformable attention to the image (norm1), feed-forward net (norm3)."""
 
     def __init__(self, channels: int, levels: int, heads: int, points: int, feedforward: int, dropout: float):
         super().__init__()
@@ -120,13 +162,11 @@ class DecoderLayer(nn.Module):
         self.norm3 = nn.LayerNorm(channels)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, content: Tensor, position: Tensor, reference: Tensor, memory: Tensor, shapes: Tensor, padding: Tensor
-    ) -> Tensor:
+    def forward(self, content: Tensor, position: Tensor, reference: Tensor, memory: Tensor, pyramid: Pyramid) -> Tensor:
         located = content + position
         attended, _ = self.self_attn(located, located, content, need_weights=False)
         content = self.norm2(content + self.dropout(attended))
-        attended = self.cross_attn(content + position, reference, memory, shapes, padding)
+        attended = self.cross_attn(content + position, reference, memory, pyramid.shapes, pyramid.padding)
         content = self.norm1(content + self.dropout(attended))
         hidden = self.dropout(F.relu(self.linear1(content)))
         return self.norm3(content + self.dropout(self.linear2(hidden)))
@@ -139,18 +179,11 @@ class Encoder(nn.Module):
         super().__init__()
         self.layers = layers
 
-    def forward(self, tokens: Tensor, position: Tensor, shapes: Tensor, valid_ratios: Tensor, padding: Tensor) -> Tensor:
-        """tokens (B, S, C) -> memory (B, S, C)."""
-        own = torch.cat(
-            [
-                cell_centres(h, w, valid_ratios) / valid_ratios[:, None, level]
-                for level, (h, w) in enumerate(shapes.tolist())
-            ],
-            1,
-        )
-        reference = own[:, :, None] * valid_ratios[:, None]  # (B, S, L, 2)
+    def forward(self, tokens: Tensor, position: Tensor, pyramid: Pyramid) -> Tensor:
+        """tokens, position (B, S, C) -> memory (B, S, C)."""
+        reference = pyramid.centres[:, :, None] * pyramid.valid_ratios[:, None]  # (B, S, L, 2), of each padded map
         for layer in self.layers:
-            tokens = layer(tokens, position, reference, shapes, padding)
+            tokens = layer(tokens, position, reference, pyramid)
         return tokens
 
 
@@ -167,21 +200,19 @@ class Decoder(nn.Module):
         position: Tensor,
         reference: Tensor,
         memory: Tensor,
-        shapes: Tensor,
-        valid_ratios: Tensor,
-        padding: Tensor,
+        pyramid: Pyramid,
         box_heads: nn.ModuleList,
         refine: bool,
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """content, position (B, Q, C), reference (B, Q, 2 or 4) -> what each layer says.
 
-        Returns the layers' contents (B, Q, C), their boxes (B, Q, 4), and the references (B, Q, 2 or 4) before the first and
-        after each layer.
+        Returns the layers' contents (B, Q, C), their boxes (B, Q, 4), and the references (B, Q, 2 or 4) before the
+        first and after each layer. refine: a layer's box is the next layer's reference.
         """
         contents, boxes, references = [], [], [reference]
         for layer, box_head in zip(self.layers, box_heads, strict=False):
-            scale = valid_ratios if reference.shape[-1] == 2 else valid_ratios.repeat(1, 1, 2)
-            content = layer(content, position, reference[:, :, None] * scale[:, None], memory, shapes, padding)
+            scale = pyramid.valid_ratios.repeat(1, 1, reference.shape[-1] // 2)  # to each level's padded map
+            content = layer(content, position, reference[:, :, None] * scale[:, None], memory, pyramid)
             box = move_box(box_head(content), reference)
             if refine:
                 reference = box.detach()
@@ -219,26 +250,28 @@ class Transformer(nn.Module):
     def learned_start(self, query_embed: Tensor, batch: int) -> tuple[Tensor, Tensor, Tensor]:
         """query_embed (Q, 2C) -> content and position (B, Q, C) and reference (B, Q, 2)."""
         position, content = query_embed.expand(batch, -1, -1).chunk(2, -1)
-        return content, position, self.reference_points(position).to(position.dtype).sigmoid()
+        dtype = torch.promote_types(position.dtype, torch.float32)  # coordinates never in half precision
+        return content, position, self.reference_points(position).to(dtype).sigmoid()
 
     def propose(
-        self, memory: Tensor, shapes: Tensor, valid_ratios: Tensor, padding: Tensor, class_head: nn.Module, box_head: nn.Module
+        self, memory: Tensor, pyramid: Pyramid, class_head: nn.Module, box_head: nn.Module
     ) -> tuple[Tensor, Tensor]:
-        """Every token proposes a box: class logits (B, S, K) and box logits (B, S, 4), +inf where a token may not propose."""
-        anchors = []
-        for level, (h, w) in enumerate(shapes.tolist()):
-            centres = cell_centres(h, w, valid_ratios) / valid_ratios[:, None, level]
-            anchors.append(torch.cat([centres, torch.full_like(centres, 0.05 * 2**level)], -1))
-        anchors = torch.cat(anchors, 1)
-        refused = padding[..., None] | ~((anchors > 0.01) & (anchors < 0.99)).all(-1, keepdim=True)
+        """Every token of memory (B, S, C) proposes a box of about 0.05 * 2^level around itself.
+
+        Returns class logits (B, S, K) and box logits (B, S, 4), +inf for padding and boxes too near to the border.
+        """
+        centres = pyramid.centres
+        extents = torch.cat([centres.new_full((size, 2), 0.05 * 2**level) for level, size in enumerate(pyramid.sizes)])
+        anchors = torch.cat([centres, extents.expand_as(centres)], -1)
+        refused = pyramid.padding[..., None] | ~((anchors > 0.01) & (anchors < 0.99)).all(-1, keepdim=True)
         anchors = (anchors / (1 - anchors)).log().masked_fill(refused, torch.inf)
         features = self.enc_output_norm(self.enc_output(memory.masked_fill(refused, 0.0)))
         return class_head(features), box_head(features).to(anchors.dtype) + anchors
 
     def proposed_start(self, logits: Tensor, box_logits: Tensor, num_queries: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The queries start at the tokens with the largest logit of class 0: content, position (B, Q, C), reference (B, Q, 4).
+        """The queries start at the tokens with the largest logit of class 0, which the loss trains to mean any object.
 
-        The encoder's loss trains class 0 to mean "any object".
+        logits (B, S, K), box_logits (B, S, 4) -> content and position (B, Q, C) and reference (B, Q, 4).
         """
         tokens = logits.shape[1]
         if num_queries > tokens:
@@ -250,20 +283,13 @@ class Transformer(nn.Module):
         box_logits = box_logits.gather(1, top[..., None].expand(-1, -1, 4)).detach()
         reference = box_logits.sigmoid()
         features = self.pos_trans.in_features // 4
-        embed = sine_features(reference * (2 * math.pi), features).flatten(2)
+        embed = sine_features(reference * (2 * math.pi), features).flatten(2).to(self.pos_trans.weight.dtype)
         position, content = self.pos_trans_norm(self.pos_trans(embed)).chunk(2, -1)
         return content, position, reference
 
 
-def cell_centres(h: int, w: int, like: Tensor) -> Tensor:
-    """Centres (h*w, 2) of the cells of a map, (x, y) in [0, 1], row by row."""
-    y = (torch.arange(h, dtype=like.dtype, device=like.device) + 0.5) / h
-    x = (torch.arange(w, dtype=like.dtype, device=like.device) + 0.5) / w
-    return torch.stack([x.expand(h, w), y[:, None].expand(h, w)], -1).flatten(0, 1)
-
-
 def move_box(delta: Tensor, reference: Tensor) -> Tensor:
-    """sigmoid(delta + inverse_sigmoid(reference)): delta (B, Q, 4), reference (B, Q, 2) moves the centre, (B, Q, 4) all."""
+    """sigmoid(delta + inverse_sigmoid(reference)) of delta (B, Q, 4); a reference (B, Q, 2) moves the centre only."""
     delta, start = delta.to(reference.dtype), inverse_sigmoid(reference)
     if reference.shape[-1] == 2:
         start = F.pad(start, (0, 2))
@@ -275,9 +301,9 @@ class DeformableDETR(nn.Module):
 
     num_classes: K, largest label + 1 (there is no background class). backbone, backbone_args, dilation, out_strides and
     backbone_weights: see `build_backbone`; levels beyond the backbone's maps are added by stride-2 convolutions.
-    position_embedding: "sine" or "learned". encoder_points, decoder_points: P. with_box_refine: each layer's boxes are the
-    next layer's references. two_stage: the encoder's best tokens start the queries; needs with_box_refine. aux_loss: also
-    report what the decoder's earlier layers say. Raises ValueError where the arguments do not go together.
+    position_embedding: "sine" or "learned". encoder_points, decoder_points: P. with_box_refine: each layer's boxes are
+    the next layer's references. two_stage: the encoder's best tokens start the queries; needs with_box_refine.
+    aux_loss: also report what the decoder's earlier layers say. Raises ValueError where arguments do not go together.
     """
 
     def __init__(
@@ -301,8 +327,8 @@ class DeformableDETR(nn.Module):
         aux_loss: bool = True,
         freeze_backbone: bool = False,
         backbone_weights: str | None = None,
-        backbone_args: Mapping[str, object] | None = None,
-        out_strides: Sequence[int] | None = None,
+        backbone_args: dict[str, Any] | None = None,
+        out_strides: list[int] | None = None,
     ):
         super().__init__()
         counts = {
@@ -321,7 +347,9 @@ class DeformableDETR(nn.Module):
                 f"and of num_heads={num_heads}."
             )
         if two_stage and not with_box_refine:
-            raise ValueError("two_stage=True needs with_box_refine=True: the proposals are boxes that the decoder refines.")
+            raise ValueError(
+                "two_stage=True needs with_box_refine=True: the proposals are boxes that the decoder refines."
+            )
         if position_embedding not in ("sine", "learned"):
             raise ValueError(f"position_embedding '{position_embedding}' must be 'sine' or 'learned'.")
         if out_strides is not None and len(out_strides) > num_feature_levels:
@@ -386,37 +414,30 @@ class DeformableDETR(nn.Module):
     def forward(self, images: Tensor, mask: Tensor) -> dict:
         """images (B, 3, h, w) normalised, mask (B, h, w) True on padding -> what the detector says.
 
-        pred_logits (B, Q, K), pred_boxes (B, Q, 4); aux_outputs: the same two of each earlier decoder layer (with aux_loss);
-        enc_outputs: the same two of every token (two-stage); reference_points: (B, Q, 2 or 4) before the first and after each
-        decoder layer; spatial_shapes (L, 2) on the CPU; valid_ratios (B, L, 2).
+        pred_logits (B, Q, K), pred_boxes (B, Q, 4); aux_outputs: the same two of each earlier decoder layer (with
+        aux_loss); enc_outputs: the same two of every token (two-stage); reference_points: (B, Q, 2 or 4) before the
+        first and after each decoder layer; spatial_shapes (L, 2) int64 (h, w), on the CPU; valid_ratios (B, L, 2).
         """
         features = self.feature_levels(images)
-        masks = [resize_mask(mask, feature.shape[-2:]) for feature in features]
-        shapes = torch.tensor([feature.shape[-2:] for feature in features])
-        valid_ratios = torch.stack([valid_ratio(m) for m in masks], 1)
-        padding = torch.cat([m.flatten(1) for m in masks], 1)
+        masks = [resize_mask(mask, feature.shape[2:]) for feature in features]
+        pyramid = lay_out(masks)
         tokens = torch.cat([feature.flatten(2).transpose(1, 2) for feature in features], 1)
-        position = torch.cat(
-            [
-                (self.backbone[1](m).to(tokens.dtype) + embed).flatten(1, 2)
-                for m, embed in zip(masks, self.transformer.level_embed, strict=True)
-            ],
-            1,
-        )
+        positions = [
+            (self.backbone[1](m).to(tokens.dtype) + embed).flatten(1, 2)
+            for m, embed in zip(masks, self.transformer.level_embed, strict=True)
+        ]
 
-        memory = self.transformer.encoder(tokens, position, shapes, valid_ratios, padding)
+        memory = self.transformer.encoder(tokens, torch.cat(positions, 1), pyramid)
 
         outputs = {}
         if self.two_stage:
-            logits, box_logits = self.transformer.propose(
-                memory, shapes, valid_ratios, padding, self.class_embed[-1], self.bbox_embed[-1]
-            )
+            logits, box_logits = self.transformer.propose(memory, pyramid, self.class_embed[-1], self.bbox_embed[-1])
             outputs["enc_outputs"] = {"pred_logits": logits, "pred_boxes": box_logits.sigmoid()}
             start = self.transformer.proposed_start(logits, box_logits, self.num_queries)
         else:
             start = self.transformer.learned_start(self.query_embed.weight, len(images))
         contents, boxes, references = self.transformer.decoder(
-            *start, memory, shapes, valid_ratios, padding, self.bbox_embed, self.with_box_refine
+            *start, memory, pyramid, self.bbox_embed, self.with_box_refine
         )
 
         first = 0 if self.aux_loss else len(contents) - 1
@@ -427,10 +448,11 @@ class DeformableDETR(nn.Module):
         outputs |= layers[-1]
         if self.aux_loss:
             outputs["aux_outputs"] = layers[:-1]
-        return outputs | {"reference_points": references, "spatial_shapes": shapes, "valid_ratios": valid_ratios}
+        outputs |= {"reference_points": references}
+        return outputs | {"spatial_shapes": pyramid.shapes, "valid_ratios": pyramid.valid_ratios}
 
     def feature_levels(self, images: Tensor) -> list[Tensor]:
-        """The L feature levels (B, C, h, w): the backbone's maps projected, then coarser ones made from the last map."""
+        """The L feature levels (B, C, h, w): the backbone's maps projected, then coarser ones made of the last map."""
         maps = self.backbone[0](images)
         levels = [project(m) for project, m in zip(self.input_proj, maps, strict=False)]
         coarsest = maps[-1]
@@ -460,14 +482,3 @@ class DeformableDETR(nn.Module):
             "image": Stream("image", FeatureLevels(shapes, outputs["valid_ratios"])),
             "query": Stream("query", ObjectQueries(outputs["pred_logits"].shape[1])),
         }
-
-
-def resize_mask(mask: Tensor, size: Sequence[int]) -> Tensor:
-    """mask (B, H, W) to (B, h, w) by nearest neighbour."""
-    return F.interpolate(mask[:, None].float(), size=tuple(size))[:, 0] > 0
-
-
-def valid_ratio(mask: Tensor) -> Tensor:
-    """mask (B, h, w) -> (B, 2), the share (x, y) of the map's first row and first column that is not padding."""
-    valid = (~mask).float()
-    return torch.stack([valid[:, 0].mean(1), valid[:, :, 0].mean(1)], -1)

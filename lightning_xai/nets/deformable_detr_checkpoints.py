@@ -1,7 +1,5 @@
-"""Reads Deformable DETR checkpoints: the original repository's, transformers' and this project's, each by its renamings."""
+"""Reads Deformable DETR checkpoints: the original repository's, transformers' and this project's."""
 
-import argparse
-import pickle
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -10,8 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from lightning_xai.nets.weight_files import read_weight_file
+
 CLASS_HEADS = re.compile(r"(transformer\.decoder\.)?class_embed\.")
-IGNORED = (".total_params", ".total_ops", ".num_batches_tracked")  # a FLOP counter's and ordinary batch norm's leftovers
+DECODER_LAYER = re.compile(r"transformer\.decoder\.layers\.(\d+)\.")
+IGNORED = (".total_params", ".total_ops")  # a FLOP counter's leftovers in published files
+COUNTER = ".num_batches_tracked"  # of ordinary batch norm: frozen batch norm has none, and nothing depends on it
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth")
 
 # transformers 4.x and 5.x names -> the original repository's, applied in this order.
@@ -49,13 +51,16 @@ def load_checkpoint(net: nn.Module, path: str | Path, drop_class_heads: bool = F
     for key, tensor in own.items():
         names[id(tensor)].append(key)
 
+    weights = {k: v for k, v in weights.items() if k in own or not k.endswith(COUNTER)}
     unexpected = [k for k in weights if k not in own]
-    missing = [group[0] for group in names.values() if not any(k in weights for k in group)]
+    missing = [group[0] for group in names.values() if not any(k in weights or k.endswith(COUNTER) for k in group)]
     if missing or unexpected:
-        problems = [f"{kind} {', '.join(keys)}" for kind, keys in (("missing", missing), ("unexpected", unexpected)) if keys]
+        problems = [
+            f"{kind} {', '.join(keys)}" for kind, keys in (("missing", missing), ("unexpected", unexpected)) if keys
+        ]
         raise ValueError(
-            f"checkpoint '{path}' was made by a network with other arguments (with_box_refine, two_stage, number of layers, "
-            f"backbone ...): {'; '.join(problems)}."
+            f"checkpoint '{path}' was made by a network with other arguments (with_box_refine, two_stage, number of "
+            f"layers, backbone ...): {'; '.join(problems)}."
         )
     check_shapes(weights, own, path)
     for group in names.values():
@@ -77,8 +82,8 @@ def check_shapes(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], path:
     for key in wrong:
         if CLASS_HEADS.match(key):
             raise ValueError(
-                f"checkpoint '{path}' scores {len(weights[key])} classes, the network {len(own[key])}: build the network with "
-                f"num_classes={len(weights[key])}, or load with drop_class_heads=True to train new class heads."
+                f"checkpoint '{path}' scores {len(weights[key])} classes, the network {len(own[key])}: build the "
+                f"network with num_classes={len(weights[key])}, or load with drop_class_heads=True to train new heads."
             )
     if wrong:
         listed = ", ".join(f"{k} {tuple(weights[k].shape)} instead of {tuple(own[k].shape)}" for k in wrong)
@@ -93,33 +98,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         if not files:
             raise FileNotFoundError(f"folder '{path}' holds no checkpoint: none of {', '.join(FOLDER_FILES)}.")
         path = files[0]
-    if not path.is_file():
-        raise FileNotFoundError(f"checkpoint '{path}' does not exist.")
-    weights = unwrap(read_file(path), path)
+    weights = unwrap(read_weight_file(path), path)
     if any(k.startswith("model.") for k in weights):
         weights = from_transformers(weights)
     return {k: v for k, v in weights.items() if not k.endswith(IGNORED)}
 
 
-def read_file(path: Path) -> object:
-    """What a .safetensors file or a file of torch.save holds, read without running code from it."""
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):  # the original repository's `args`
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ValueError(f"'{path}' cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise ValueError(f"'{path}' cannot be read as a checkpoint: {error}") from error
-
-
 def unwrap(content: object, path: Path) -> dict[str, Tensor]:
-    """The state dict inside a checkpoint: under `model` (original), `state_dict` with prefix `net.` (ours), or itself."""
+    """The state dict in a checkpoint: under `model` (original), under `state_dict` with prefix `net.` (ours), or it."""
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         state = {k.replace("_orig_mod.", ""): v for k, v in content["state_dict"].items()}
         weights = {k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")}
@@ -129,14 +115,14 @@ def unwrap(content: object, path: Path) -> dict[str, Tensor]:
         weights = dict(content) if isinstance(content, Mapping) else {}
     if not weights or not all(isinstance(v, Tensor) for v in weights.values()):
         raise ValueError(
-            f"'{path}' is no Deformable DETR checkpoint: expected a state dict, or one under 'model' (original repository) or "
-            "under 'state_dict' with names that start with 'net.' (this project)."
+            f"'{path}' is no Deformable DETR checkpoint: expected a state dict, or one under 'model' (original "
+            "repository) or under 'state_dict' with names that start with 'net.' (this project)."
         )
     return weights
 
 
 def from_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """transformers' names to the original ones; query, key and value projections of a decoder layer become one tensor."""
+    """transformers' names to the original ones; a decoder layer's query, key and value projections are joined."""
     renamed = {}
     for key, tensor in weights.items():
         for pattern, replacement in TRANSFORMERS_RENAMINGS:
@@ -147,4 +133,10 @@ def from_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if all(part in renamed for part in parts):
             packed = key.replace("q_proj.", "in_proj_")
             renamed[packed] = torch.cat([renamed.pop(part) for part in parts])
+    layers = 1 + max((int(m[1]) for m in map(DECODER_LAYER.match, renamed) if m), default=0)
+    for head in ("class_embed.", "bbox_embed."):
+        if not any(key.startswith("transformer.decoder." + head) for key in renamed):
+            for key in [k for k in renamed if k.startswith(head + "0.")]:  # a head of all layers is saved once
+                for layer in range(1, layers):
+                    renamed.setdefault(key.replace(".0.", f".{layer}.", 1), renamed[key])
     return renamed

@@ -1,8 +1,8 @@
 """Training and evaluating a detector: what one step does, with which optimiser, and what it tells the loggers."""
 
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any, Literal, Protocol
 
 import pytorch_lightning as pl
@@ -28,7 +28,7 @@ PUBLISHED_LR, PUBLISHED_BATCH = 2e-4, 32
 class Applicable(Protocol):
     """Something that changes what a network does, for the length of a context."""
 
-    def applied(self, net: nn.Module) -> AbstractContextManager: ...
+    def applied(self, net: nn.Module) -> AbstractContextManager[None]: ...
 
 
 class DetectionTask(pl.LightningModule):
@@ -101,6 +101,7 @@ class DetectionTask(pl.LightningModule):
         self.last_ap: dict[str, float] | None = None
         self._means = {"train": LossMeans(), "val": LossMeans(), "test": LossMeans()}
         self._last_logged_step = 0
+        self._total_steps: int | None = None
         self._grad_norm: Tensor | None = None
         self.register_buffer("pixel_mean", 255 * torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
         self.register_buffer("pixel_std", 255 * torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
@@ -110,6 +111,8 @@ class DetectionTask(pl.LightningModule):
             raise ValueError("drop_class_heads=True needs a checkpoint whose class heads are to be dropped")
 
     def setup(self, stage: str) -> None:
+        # Lightning asks for attention because a data module could move batches too; ours leave it to the task
+        warnings.filterwarnings("ignore", "You have overridden `transfer_batch_to_device` in `LightningModule`")
         if self.class_names is None:
             self.class_names = getattr(self.trainer.datamodule, "class_names", None)
         if self.trainer.gradient_clip_val not in (None, self.clip_max_norm):
@@ -180,6 +183,11 @@ class DetectionTask(pl.LightningModule):
 
     def on_train_start(self) -> None:
         self._last_logged_step = self.global_step
+        if self.schedule != "step":
+            total = self.trainer.estimated_stepping_batches
+            if total == float("inf"):
+                raise ValueError(f"schedule={self.schedule!r} needs an end: set the trainer's max_epochs or max_steps")
+            self._total_steps = int(total)
         rates = [group["lr"] for group in parameter_groups(self.net, **self.group_options)]
         for config in self.trainer.lr_scheduler_configs:
             lr_schedule.use_new_rates(config.scheduler, rates)
@@ -187,7 +195,8 @@ class DetectionTask(pl.LightningModule):
 
     def _announce_batch_size(self) -> None:
         loader = self.trainer.train_dataloader
-        batch = getattr(loader, "batch_size", None) or getattr(loader.batch_sampler, "batch_size", None)
+        sampler = getattr(loader, "batch_sampler", None)
+        batch = getattr(loader, "batch_size", None) or getattr(sampler, "batch_size", None)
         if batch is None:
             return
         accumulated, processes = self.trainer.accumulate_grad_batches, self.trainer.world_size
@@ -228,23 +237,26 @@ class DetectionTask(pl.LightningModule):
         groups = parameter_groups(self.net, **self.group_options)
         fused = self.trainer.precision != "16-mixed"
         optimizer = make_optimizer(groups, self.optimizer, self.weight_decay, fused=fused)
-        if self.schedule == "step":
-            factor, interval = partial(lr_schedule.step_factor, lr_drop=self.lr_drop), "epoch"
-        else:
-            factor, interval = self._factor_of_steps(), "step"
-        scheduler = lr_schedule.make_scheduler(optimizer, factor)
+        scheduler = lr_schedule.make_scheduler(optimizer, lambda count: self._rate_factor(count))
+        interval = "epoch" if self.schedule == "step" else "step"
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": interval, "name": "lr"}}
 
-    def _factor_of_steps(self) -> partial:
-        total = self.trainer.estimated_stepping_batches
-        if total == float("inf"):
-            raise ValueError(f"schedule={self.schedule!r} needs an end: set the trainer's max_epochs or max_steps")
+    def _rate_factor(self, count: int) -> float:
+        """What the rates are multiplied by after `count` epochs ("step") or optimiser steps (the other schedules).
+
+        How many steps there are is known in `on_train_start` only: asking the trainer earlier would make it load data
+        before a resumed run knows where in the epoch it goes on.
+        """
+        if self.schedule == "step":
+            return lr_schedule.step_factor(count, self.lr_drop)
+        if self._total_steps is None:
+            return 1.0
         default, factor = {
             "cosine": (0.0, lr_schedule.cosine_factor),
             "onecycle": (0.3, lr_schedule.one_cycle_factor),
         }[self.schedule]
-        warmup_steps = round((default if self.warmup is None else self.warmup) * total)
-        return partial(factor, total_steps=int(total), warmup_steps=warmup_steps)
+        warmup_steps = round((default if self.warmup is None else self.warmup) * self._total_steps)
+        return factor(count, total_steps=self._total_steps, warmup_steps=warmup_steps)
 
     def configure_gradient_clipping(
         self,

@@ -9,6 +9,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+CACHED_COSTS = 2**16
+
 
 def generalized_box_iou(boxes: Tensor, others: Tensor, dim: int = -1) -> Tensor:
     """Generalised intersection over union, IoU - (hull - union) / hull, of boxes paired by broadcasting.
@@ -20,9 +22,10 @@ def generalized_box_iou(boxes: Tensor, others: Tensor, dim: int = -1) -> Tensor:
     other_centre, other_size = others.split(2, dim)
     low, high = centre - size / 2, centre + size / 2
     other_low, other_high = other_centre - other_size / 2, other_centre + other_size / 2
-    overlap = _area((torch.minimum(high, other_high) - torch.maximum(low, other_low)).clamp(min=0), dim)
+    shared = torch.minimum(high, other_high) - torch.maximum(low, other_low)  # negative where apart
+    hull = _area(size + other_size - shared, dim)
+    overlap = _area(shared.clamp(min=0), dim)
     union = _area(size, dim) + _area(other_size, dim) - overlap
-    hull = _area(torch.maximum(high, other_high) - torch.minimum(low, other_low), dim)
     return overlap / union + union / hull - 1
 
 
@@ -103,15 +106,24 @@ class HungarianMatcher:
 
         logits: (A, B, Q, K) of A layers. boxes: (A, B, Q, 4) cxcywh in [0, 1].
         """
+        # on a CPU a few layers at a time, so that the intermediate tensors stay in its cache
+        layers = len(logits)
+        if logits.device.type == "cpu":
+            layers = max(CACHED_COSTS // max(len(targets.labels) * logits.shape[2], 1), 1)
         with torch.autocast(logits.device.type, enabled=False):
-            p = logits.transpose(-1, -2)[:, targets.images, targets.labels].float().sigmoid()  # (A, T, Q)
-            positive = (1 - p).square() * (p + 1e-8).log()
-            negative = p.square() * (1 - p + 1e-8).log()
-            predicted = boxes.transpose(-1, -2)[:, targets.images].float()  # (A, T, 4, Q)
-            wanted = targets.boxes[:, :, None]  # (T, 4, 1)
-            cost = self.cost_bbox * (predicted - wanted).abs().sum(-2)
-            cost += self.cost_class * ((1 - self.alpha) * negative - self.alpha * positive)
-            return cost.sub_(generalized_box_iou(predicted, wanted, dim=-2), alpha=self.cost_giou)
+            parts = zip(logits.split(layers), boxes.split(layers), strict=True)
+            return torch.cat([self._cost(logit.float(), box.float(), targets) for logit, box in parts])
+
+    def _cost(self, logits: Tensor, boxes: Tensor, targets: PackedTargets) -> Tensor:
+        p = logits.transpose(-1, -2)[:, targets.images, targets.labels].sigmoid()  # (A, T, Q)
+        q = 1 - p
+        positive = q.square().mul_((p + 1e-8).log_())
+        negative = p.square().mul_(q.add_(1e-8).log_())
+        cost = negative.mul_((1 - self.alpha) * self.cost_class).sub_(positive, alpha=self.alpha * self.cost_class)
+        predicted = boxes.permute(3, 0, 1, 2).contiguous().index_select(2, targets.images)  # (4, A, T, Q)
+        wanted = targets.boxes.T[:, None, :, None]
+        cost.add_((predicted - wanted).abs_().sum(0), alpha=self.cost_bbox)
+        return cost.sub_(generalized_box_iou(predicted, wanted, dim=0), alpha=self.cost_giou)
 
     def __call__(self, logits: Tensor, boxes: Tensor, targets: PackedTargets) -> Matches:
         """Match all layers at once; see `match_all`."""

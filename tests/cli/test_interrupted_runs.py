@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -52,7 +51,7 @@ data:
     n_val: 10
     batch_size: BATCH
 """
-# Stops the process that runs it at a given step, as a machine that loses power or a scheduler that reclaims a node would.
+# Stops its process at a given step, as a machine that loses power or a scheduler that reclaims a node would.
 STOPPER = """
 import os, signal
 import pytorch_lightning as pl
@@ -95,7 +94,8 @@ def log(folder: Path, run: str) -> list[dict]:
 def assert_same_weights(ours: dict, theirs: dict, atol: float) -> None:
     assert ours.keys() == theirs.keys()
     for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], atol=atol, rtol=1e-3, msg=lambda m, name=name: f"{name}: {m}")
+        difference = (ours[name].double() - theirs[name].double()).abs().max()
+        assert difference <= atol, f"{name} differs by {difference}"
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +113,9 @@ def test_a_stopped_run_resumes_where_it_was(uninterrupted, with_signal):
     config = uninterrupted / "config8.yaml"
     stop = ["--trainer.callbacks+=stopper.StopAtStep", "--trainer.callbacks.step=8"]
     stopped = fit(uninterrupted, config, run, *stop, f"--trainer.callbacks.with_signal={with_signal.value}")
-    assert stopped.returncode != 0
+    assert stopped.returncode == (-signal.SIGKILL if with_signal == signal.SIGKILL else 128 + signal.SIGTERM)
     saved = torch.load(uninterrupted / run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
-    # step 8 of 12 lies inside the second epoch; a kill leaves the last periodic checkpoint, a SIGTERM saves on its way out
+    # step 8 of 12 is inside the second epoch; a kill leaves the last periodic checkpoint, SIGTERM saves on its way out
     assert saved == (6 if with_signal == signal.SIGKILL else 9)
 
     resumed = fit(uninterrupted, config, run, "--ckpt_path", "last")
@@ -133,12 +133,26 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def launch(folder: Path, config: Path, run: str, per_node: int, rank: int, port: int, *options: str) -> subprocess.Popen:
+def launch(
+    folder: Path, config: Path, run: str, per_node: int, rank: int, port: int, *options: str
+) -> subprocess.Popen:
     variables = {"GPUS_PER_NODE": str(per_node), "NODE_RANK": str(rank), "MASTER_PORT": str(port)}
     tools = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    command = ["bash", str(ROOT / "tools/run_dist_launch.sh"), "2", str(config), "--run_dir", str(folder / run), *options]
+    command = [
+        "bash",
+        str(ROOT / "tools/run_dist_launch.sh"),
+        "2",
+        str(config),
+        "--run_dir",
+        str(folder / run),
+        *options,
+    ]
     return subprocess.Popen(
-        command, env=environment(folder) | variables | tools, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        env=environment(folder) | variables | tools,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
 
 
@@ -156,7 +170,7 @@ def test_two_processes_train_like_one(one_process, nodes):
     run, port = f"{nodes}x{2 // nodes}", free_port()
     config = one_process / "config4.yaml"
     launched = [launch(one_process, config, run, 2 // nodes, rank, port) for rank in range(nodes)]
-    outputs = [process.communicate(timeout=300)[0].decode() for process in launched]
+    outputs = [process.communicate(timeout=300)[0] for process in launched]
     assert [process.returncode for process in launched] == [0] * nodes, "\n".join(outputs)
     for ours, alone in zip(log(one_process, run), log(one_process, "one"), strict=True):
         assert ours["train_loss"] == pytest.approx(alone["train_loss"], rel=2e-3)
@@ -167,7 +181,7 @@ def test_two_processes_train_like_one(one_process, nodes):
     port = free_port()
     more = ["--ckpt_path", "last", "--trainer.max_epochs", "3"]
     launched = [launch(one_process, config, run, 2 // nodes, rank, port, *more) for rank in range(nodes)]
-    outputs = [process.communicate(timeout=300)[0].decode() for process in launched]
+    outputs = [process.communicate(timeout=300)[0] for process in launched]
     assert [process.returncode for process in launched] == [0] * nodes, "\n".join(outputs)
     assert [line["epoch"] for line in log(one_process, run)] == [0, 1, 2]
 
@@ -176,17 +190,22 @@ def test_slurm_script_asks_srun_for_the_right_job(tmp_path):
     stub = tmp_path / "srun"
     stub.write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n')
     stub.chmod(0o755)
-    script = str(ROOT / "tools/run_dist_slurm.sh")
-    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "GPUS_PER_NODE": "8", "SRUN_ARGS": "--exclude=node7 --mem=0"}
-    command = ["bash", script, "gpu", "detr", "16", "configs/deformable_detr_r50.yaml", "--trainer.max_epochs", "1"]
-    words = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=True).stdout
-    asked = words.splitlines()
+    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "GPUS_PER_NODE": "8"}
+    variables["SRUN_ARGS"] = "--exclude=node7 --mem=0"
+
+    def submit(*words: str) -> subprocess.CompletedProcess:
+        command = ["bash", str(ROOT / "tools/run_dist_slurm.sh"), *words]
+        return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
+
+    submitted = submit("gpu", "detr", "16", "configs/deformable_detr_r50.yaml", "--trainer.max_epochs", "1")
+    assert submitted.returncode == 0
+    asked = submitted.stdout.splitlines()
     for option, value in {"--partition": "gpu", "--nodes": "2", "--ntasks-per-node": "8", "--gres": "gpu:8"}.items():
         assert asked[asked.index(option) + 1] == value
     assert "--exclude=node7" in asked and "--mem=0" in asked
     assert asked[asked.index("--trainer.num_nodes") + 1] == "2"
     assert asked[-2:] == ["--trainer.max_epochs", "1"]
 
-    uneven = subprocess.run(["bash", script, "gpu", "detr", "12", "c.yaml"], env={**os.environ, **variables}, text=True, capture_output=True)
+    uneven = submit("gpu", "detr", "12", "config.yaml")
     assert uneven.returncode == 2 and "12 processes" in uneven.stderr
-    assert shutil.which("bash")
+    assert submit("gpu", "detr").returncode == 2

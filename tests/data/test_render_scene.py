@@ -51,7 +51,7 @@ def test_an_upright_square_has_the_known_mask_and_box():
 def test_boxes_and_areas_are_those_of_the_visible_masks():
     for one in SAMPLED:
         drawing = render(one)
-        for mask, box, area in zip(drawing.visible, drawing.boxes, drawing.areas):
+        for mask, box, area in zip(drawing.visible, drawing.boxes, drawing.areas, strict=True):
             rows, columns = np.nonzero(mask)
             assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
             assert area == len(rows)

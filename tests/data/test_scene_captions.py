@@ -53,8 +53,7 @@ def test_words_are_tied_to_the_objects_they_speak_of():
     assert describe_counts(HAND_MADE).objects == (-1, -1, -1, 1, 1)
     for scene in SAMPLED:
         for caption in captions(scene):
-            assert len(caption.words) == len(caption.objects)
-            for word, number in zip(caption.words, caption.objects):
+            for word, number in zip(caption.words, caption.objects, strict=True):
                 if number >= 0:
                     item = scene.objects[number]
                     assert word in ("a", "an", "one", item.colour, item.texture, item.shape)

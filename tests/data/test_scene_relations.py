@@ -83,5 +83,5 @@ def test_occlusion_is_what_the_drawing_shows():
 
 
 def test_an_unknown_relation_is_refused():
-    with pytest.raises(ValueError, match="a relation is one of left of, .*'inside'"):
+    with pytest.raises(ValueError, match=r"a relation is one of left of, .*'inside'"):
         holds(HAND_MADE, 0, "inside", 1)

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -71,7 +72,7 @@ def test_strokes_against_many_points_on_the_polyline():
     points = ((3.0, 4.0), (15.0, 7.0), (9.0, 18.0))
     x, y = np.arange(20) + 0.5, np.arange(22) + 0.5
     share = np.linspace(0, 1, 4001)[:, None]
-    dense = np.concatenate([np.array(a) + share * (np.array(b) - a) for a, b in zip(points[:-1], points[1:])])
+    dense = np.concatenate([np.array(a) + share * (np.array(b) - a) for a, b in pairwise(points)])
     expected = np.array([[np.hypot(dense[:, 0] - i, dense[:, 1] - j).min() for i in x] for j in y])
     np.testing.assert_allclose(distance_to_strokes(x, y, points), expected, atol=1e-4)
 

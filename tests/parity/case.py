@@ -1,4 +1,4 @@
-"""A parity case: inputs and expected outputs that a reference implementation produced, and how close is close enough."""
+"""A parity case: inputs and outputs that a reference implementation produced, and how close is close enough."""
 
 import json
 from collections.abc import Iterator
@@ -74,7 +74,7 @@ class Case:
             at = tuple(int(i) for i in np.unravel_index(flat, tuple(error.shape))) if error.dim() else ()
             self.failures.append(
                 f"{name}: error {error[at]:.3g} at {at} ({ours[at]:.6g} instead of {theirs[at]:.6g}), "
-                f"allowed {allowed[at] if allowed.dim() else allowed:.3g}; {int((excess > 0).sum())} of {error.numel()} too large"
+                f"allowed {allowed[at]:.3g}; {int((excess > 0).sum())} of {error.numel()} too large"
             )
 
     def finish(self) -> None:

@@ -1,6 +1,7 @@
 """Multi-scale deformable attention for CPU and CUDA: one operator, its module and its exact dense equivalent.
 
-Legend of shapes: B batch, Q queries, H heads, C channels per head, L levels, P points per level, S tokens of all levels.
+Legend of shapes: B batch, Q queries, H heads, C channels per head, L levels, P points per level, S tokens of all levels
+together; h, w rows and columns of a level.
 """
 
 from ms_deform_attn.dense import dense_attention

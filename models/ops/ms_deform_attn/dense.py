@@ -10,8 +10,12 @@ def dense_attention(shapes: Tensor, sampling_locations: Tensor, attention_weight
     Row sums are below those of the weights where samples fall outside the map. Differentiable in both arguments.
 
     shapes: (L, 2), (h, w) per level. sampling_locations: (B, Q, H, L, P, 2). attention_weights: (B, Q, H, L, P).
-    Returns (B, H, Q, S).
+    Returns (B, H, Q, S). Raises ValueError where shapes and sampling_locations differ in levels.
     """
+    if sampling_locations.shape[3] != shapes.shape[0]:
+        raise ValueError(
+            f"sampling_locations has {sampling_locations.shape[3]} levels, expected the {shapes.shape[0]} of shapes"
+        )
     rows = []
     for level, (h, w) in enumerate(shapes.tolist()):
         x, y = (sampling_locations[:, :, :, level] * sampling_locations.new_tensor([w, h]) - 0.5).unbind(-1)

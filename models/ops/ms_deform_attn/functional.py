@@ -4,21 +4,27 @@ A compiled kernel takes over by registering itself for a device behind the same 
 (`TORCH_LIBRARY_IMPL(ms_deform_attn, CPU, m)` or `torch.library.register_kernel`); nothing else here changes.
 """
 
+from functools import reduce
+from types import ModuleType
+
 import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from ms_deform_attn import grid_sample
+from ms_deform_attn import grid_sample, weighted_rows
+
+Levels = tuple[tuple[int, int], ...]
 
 
 def ms_deform_attn(value: Tensor, shapes: Tensor, sampling_locations: Tensor, attention_weights: Tensor) -> Tensor:
     """Multi-scale deformable attention: the weighted sum of bilinear samples of every head's feature maps.
 
-    output[b, q, h] = sum_{l, p} attention_weights[b, q, h, l, p] * bilinear(value of level l, sampling_locations[b, q, h, l, p])
+    output[b, q, h] = sum_{l, p} attention_weights[b, q, h, l, p] * bilinear(value_l[b, h], sampling_locations[...])
 
-    Cell (i, j) of a level of h_l x w_l cells has its centre at x = (j + 0.5) / w_l, y = (i + 0.5) / h_l; outside is zero.
+    Row i, column j of level l has its centre at y = (i + 0.5) / h_l, x = (j + 0.5) / w_l; outside the map is zero.
     The gradient of a location is that of the cell found by floor, so it is one-sided at cell centres.
-    Half precision is accumulated in float32; the output has the dtype of `value`.
+    Everything is accumulated in the widest type given, at least float32, and the output has the type of `value`: under
+    autocast a half-precision value meets float32 locations and weights, and the sum is rounded once.
 
     value: (B, S, H, C), levels one after the other, each row by row. shapes: (L, 2) int64 on the CPU, (h, w) per level.
     sampling_locations: (B, Q, H, L, P, 2), (x, y) in [0, 1] over the map. attention_weights: (B, Q, H, L, P).
@@ -56,8 +62,9 @@ def _check_dimensions(value: Tensor, shapes: Tensor, locations: Tensor, weights:
         )
 
 
-def _levels(value: Tensor, shapes: Tensor) -> list[tuple[int, int]]:
-    levels = [(int(h), int(w)) for h, w in shapes.tolist()]
+def _levels(value: Tensor, shapes: Tensor) -> Levels:
+    """The levels as numbers, checked here because a compiled graph knows the numbers only when it runs."""
+    levels = tuple((h, w) for h, w in shapes.tolist())
     if any(h < 1 or w < 1 for h, w in levels):
         raise ValueError(f"shapes is {levels}, expected at least one row and one column in each level")
     cells = sum(h * w for h, w in levels)
@@ -66,16 +73,26 @@ def _levels(value: Tensor, shapes: Tensor) -> list[tuple[int, int]]:
     return levels
 
 
-def _compute_dtype(*tensors: Tensor) -> torch.dtype:
-    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+def _formulation(value: Tensor) -> ModuleType:
+    """Weighted rows on the CPU (2 to 14 times as fast as grid_sample, measured from 4x4 to 100x167 cells); else grid_sample."""
+    return weighted_rows if value.device.type == "cpu" else grid_sample
+
+
+def _widened(*tensors: Tensor) -> list[Tensor]:
+    """The tensors in the widest of their types, at least float32, in which everything is accumulated."""
+    dtype = reduce(torch.promote_types, (t.dtype for t in tensors), torch.float32)
+    return [t.detach().to(dtype) for t in tensors]
 
 
 @torch.library.custom_op("ms_deform_attn::forward", mutates_args=())
 def _forward(value: Tensor, shapes: Tensor, sampling_locations: Tensor, attention_weights: Tensor) -> Tensor:
     levels = _levels(value, shapes)
-    dtype = _compute_dtype(value, sampling_locations, attention_weights)
-    output = grid_sample.forward(value.to(dtype), levels, sampling_locations.to(dtype), attention_weights.to(dtype))
-    return output.to(value.dtype)
+    B, _, H, C = value.shape
+    Q = sampling_locations.shape[1]
+    if value.numel() == 0 or attention_weights.numel() == 0:
+        return value.new_zeros(B, Q, H * C)
+    wide, locations, weights = _widened(value, sampling_locations, attention_weights)
+    return _formulation(value).forward(wide, levels, locations, weights).to(value.dtype)
 
 
 @_forward.register_fake
@@ -88,16 +105,15 @@ def _(value: Tensor, shapes: Tensor, sampling_locations: Tensor, attention_weigh
 def _backward(
     grad_output: Tensor, value: Tensor, shapes: Tensor, sampling_locations: Tensor, attention_weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
+    inputs = value, sampling_locations, attention_weights
     levels = _levels(value, shapes)
-    dtype = _compute_dtype(value, sampling_locations, attention_weights)
-    grad_value, grad_locations, grad_weights = grid_sample.backward(
-        grad_output.to(dtype), value.to(dtype), levels, sampling_locations.to(dtype), attention_weights.to(dtype)
-    )
-    return (
-        grad_value.to(value.dtype),
-        grad_locations.to(sampling_locations.dtype),
-        grad_weights.to(attention_weights.dtype),
-    )
+    if value.numel() == 0 or attention_weights.numel() == 0:
+        grads = [torch.zeros_like(t, memory_format=torch.contiguous_format) for t in inputs]
+    else:
+        cotangent, wide, locations, weights = _widened(grad_output, *inputs)
+        grads = _formulation(value).backward(cotangent, wide, levels, locations, weights)
+    grad_value, grad_locations, grad_weights = (g.to(t.dtype) for g, t in zip(grads, inputs, strict=True))
+    return grad_value, grad_locations, grad_weights
 
 
 @_backward.register_fake

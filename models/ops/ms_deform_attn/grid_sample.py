@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def _level_maps(value: Tensor, levels: list[tuple[int, int]]) -> list[Tensor]:
+def _level_maps(value: Tensor, levels: tuple[tuple[int, int], ...]) -> list[Tensor]:
     """The maps of every level and head, each (B * H, C, h, w)."""
     B, _, H, C = value.shape
     split = value.split([h * w for h, w in levels], dim=1)
@@ -21,34 +21,30 @@ def _sample(maps: Tensor, grid: Tensor) -> Tensor:
     return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def forward(value: Tensor, levels: list[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
+def forward(value: Tensor, levels: tuple[tuple[int, int], ...], locations: Tensor, weights: Tensor) -> Tensor:
     """Output (B, Q, H * C) of value (B, S, H, C), locations (B, Q, H, L, P, 2), weights (B, Q, H, L, P)."""
     B, Q, H = locations.shape[:3]
     C = value.shape[3]
     grids = _head_major(locations * 2 - 1)  # (B * H, Q, L, P, 2)
     weights = _head_major(weights)[:, None]  # (B * H, 1, Q, L, P)
     output = value.new_zeros(B * H, C, Q)
-    if output.numel() == 0 or grids.numel() == 0:
-        return output.view(B, H * C, Q).transpose(1, 2).contiguous()
     for level, maps in enumerate(_level_maps(value, levels)):
         output += (_sample(maps, grids[:, :, level]) * weights[..., level, :]).sum(-1)
     return output.view(B, H * C, Q).transpose(1, 2).contiguous()
 
 
 def backward(
-    grad_output: Tensor, value: Tensor, levels: list[tuple[int, int]], locations: Tensor, weights: Tensor
+    grad_output: Tensor, value: Tensor, levels: tuple[tuple[int, int], ...], locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of value, locations and weights for the cotangent grad_output (B, Q, H * C)."""
     B, Q, H = locations.shape[:3]
     C = value.shape[3]
-    grad_value = torch.zeros_like(value, memory_format=torch.contiguous_format)
-    grad_locations = torch.zeros_like(locations, memory_format=torch.contiguous_format)
-    grad_weights = torch.zeros_like(weights, memory_format=torch.contiguous_format)
-    if grad_output.numel() == 0 or locations.numel() == 0:
-        return grad_value, grad_locations, grad_weights
+    grad_value = value.new_empty(value.shape)
+    grad_locations = locations.new_empty(locations.shape)
+    grad_weights = weights.new_empty(weights.shape)
     grids = _head_major(locations * 2 - 1)
     weights = _head_major(weights)[:, None]
-    cotangent = _head_major(grad_output.view(B, Q, H, C)).transpose(1, 2)[..., None]  # (B * H, C, Q, 1)
+    cotangent = _head_major(grad_output.reshape(B, Q, H, C)).transpose(1, 2)[..., None]  # (B * H, C, Q, 1)
     start = 0
     for level, (maps, (h, w)) in enumerate(zip(_level_maps(value, levels), levels, strict=True)):
         grid = grids[:, :, level]

@@ -22,11 +22,30 @@ def sampling_locations(reference_points: Tensor, offsets: Tensor, shapes: Tensor
             f"reference_points has shape {tuple(reference_points.shape)}, "
             f"expected (B, Q, L, 2) points or (B, Q, L, 4) boxes"
         )
-    centres = reference_points[:, :, None, :, None, :2]  # (B, Q, 1, L, 1, 2)
+    points = offsets.shape[-2]
+
+    def per_point(per_level: Tensor) -> Tensor:
+        """(..., L, 2) -> (..., L * P * 2): runs long enough for vector instructions, unlike a broadcast of pairs."""
+        return per_level.unsqueeze(-2).expand(*per_level.shape[:-1], points, 2).flatten(-3)
+
+    centres = per_point(reference_points[:, :, None, :, :2])  # (B, Q, 1, L * P * 2)
     if reference_points.shape[-1] == 2:
-        sizes = shapes.flip(-1).to(offsets.device, offsets.dtype, non_blocking=True)  # (L, 2) as (w, h)
-        return torch.addcdiv(centres, offsets, sizes[:, None])
-    return torch.addcmul(centres, offsets, reference_points[:, :, None, :, None, 2:], value=0.5 / offsets.shape[-2])
+        sizes = shapes.flip(-1).to(reference_points.device, reference_points.dtype)  # (w, h)
+        locations = torch.addcdiv(centres, offsets.flatten(3), per_point(sizes))
+    else:
+        boxes = per_point(reference_points[:, :, None, :, 2:])
+        locations = torch.addcmul(centres, offsets.flatten(3), boxes, value=0.5 / points)
+    return locations.view(offsets.shape)
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """Softmax over the last dimension; on the CPU through the first one where rows do not fill vector registers.
+
+    Rows of 12 numbers take 14 ns a number directly and 2 ns transposed; rows of 16 take 1 ns directly.
+    """
+    if logits.device.type != "cpu" or logits.shape[-1] % 16 == 0:
+        return logits.softmax(-1)
+    return logits.movedim(-1, 0).contiguous().softmax(0).movedim(0, -1)
 
 
 class MSDeformAttn(nn.Module):
@@ -38,7 +57,9 @@ class MSDeformAttn(nn.Module):
     def __init__(self, d_model: int = 256, n_levels: int = 4, n_heads: int = 8, n_points: int = 4):
         super().__init__()
         if d_model % n_heads:
-            raise ValueError(f"d_model={d_model} is not divisible by n_heads={n_heads}: every head has d_model / n_heads channels")
+            raise ValueError(
+                f"d_model={d_model} is not divisible by n_heads={n_heads}: every head has d_model / n_heads channels"
+            )
         self.d_model, self.n_levels, self.n_heads, self.n_points = d_model, n_levels, n_heads, n_points
         self.sampling_offsets = nn.Linear(d_model, n_heads * n_levels * n_points * 2)
         self.attention_weights = nn.Linear(d_model, n_heads * n_levels * n_points)
@@ -80,13 +101,13 @@ class MSDeformAttn(nn.Module):
         heads, levels, points = self.n_heads, self.n_levels, self.n_points
         value = self.value_proj(value_input)
         if padding_mask is not None:
-            value = value.masked_fill(padding_mask[..., None], 0.0)
+            value = value.masked_fill_(padding_mask[..., None], 0.0)
         offsets = self.sampling_offsets(query).view(B, Q, heads, levels, points, 2)
-        weights = self.attention_weights(query).view(B, Q, heads, levels * points).softmax(-1)
+        weights = _softmax(self.attention_weights(query).view(B, Q, heads, levels * points))
         output = ms_deform_attn(
             value.unflatten(-1, (heads, -1)),
             shapes,
             sampling_locations(reference_points, offsets, shapes),
-            weights.view(B, Q, heads, levels, points),
+            weights.unflatten(-1, (levels, points)),
         )
         return self.output_proj(output)

@@ -3,8 +3,6 @@
 import re
 
 import torch
-from torchvision.ops import box_convert
-from torchvision.transforms.v2.functional import normalize, to_dtype
 
 from checks import check
 from lightning_xai.data import samplers
@@ -20,6 +18,7 @@ from lightning_xai.data.detection_transforms import (
     resize,
     resized_shape,
 )
+from lightning_xai.tasks.detection import DetectionTask, relative_targets
 
 FIELDS = ["boxes", "labels", "area", "iscrowd", "size", "orig_size"]
 
@@ -29,14 +28,17 @@ def as_image(array):
 
 
 def normalised(image):
-    return normalize(to_dtype(image, torch.float32, scale=True), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    """The floats that the network gets of one picture: our pictures become floats in the task, on its device."""
+    return as_network_gets(collate_detection([(image, {})]))[0]
+
+
+def as_network_gets(batch):
+    return DetectionTask(torch.nn.Identity()).prepare(batch)[0]
 
 
 def relative(target):
-    """The target as the reference's `Normalize` leaves it: boxes cxcywh in [0, 1]."""
-    height, width = target["size"].tolist()
-    scale = torch.tensor([width, height, width, height], dtype=torch.float32)
-    return {**target, "boxes": box_convert(target["boxes"], "xyxy", "cxcywh") / scale}
+    """The target as the losses get it: boxes cxcywh in [0, 1]."""
+    return relative_targets([target])[0]
 
 
 def compare_target(case, prefix, target):
@@ -98,8 +100,9 @@ def transforms(case):
             case.compare(name, normalised(changed)[:, ::every, ::every])
 
     image = as_image(given["image_u8"])
-    batch = collate_detection([(image[:, :40, :70], {}), (image[:, :55, :33], {})])
-    padded = normalised(batch["images"]).masked_fill(batch["mask"][:, None], 0.0)
+    corners = re.findall(r"\[:, :(\d+), :(\d+)\]", case.info["outputs"]["collate_tensor_sum"])
+    batch = collate_detection([(image[:, : int(bottom), : int(right)], {}) for bottom, right in corners])
+    padded = as_network_gets(batch)
     case.compare("collate_tensor_sum", padded.sum(dim=(2, 3)))
     case.compare("collate_shape", torch.tensor(padded.shape))
     case.compare("collate_mask", batch["mask"])

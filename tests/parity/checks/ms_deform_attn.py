@@ -2,16 +2,18 @@
 
 import torch
 from case import Case
-from checks import check
-from ms_deform_attn import MSDeformAttn, dense_attention, ms_deform_attn, sampling_locations
+from ms_deform_attn import MSDeformAttn, dense_attention, ms_deform_attn
 from torch import Tensor
+
+from checks import check
 
 
 @check("deformable_detr/core")
 def core(case: Case) -> None:
     for dtype, suffix in ((torch.float32, ""), (torch.float64, "_f64")):
         leaves = [
-            case.inputs[name].to(dtype).requires_grad_() for name in ("value", "sampling_locations", "attention_weights")
+            case.inputs[name].to(dtype).requires_grad_()
+            for name in ("value", "sampling_locations", "attention_weights")
         ]
         value, locations, weights = leaves
         shapes = case.inputs["spatial_shapes"]

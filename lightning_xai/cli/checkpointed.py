@@ -1,0 +1,30 @@
+"""A configured task with trained weights, ready to be looked at."""
+
+from pathlib import Path
+
+import torch
+
+from lightning_xai.cli.training import TrainingCLI
+
+
+def configured_with_weights(words: list[str], checkpoint: Path | None) -> TrainingCLI:
+    """Model, data and trainer of a configuration, the model in eval mode.
+
+    Its weights are those of `checkpoint` (of this project), or of the file that `--model.checkpoint` names.
+    """
+    cli = TrainingCLI(words, run=False)
+    cli.model.eval()
+    if checkpoint is None:
+        if not cli.config.get("model.init_args.checkpoint"):
+            raise SystemExit("no weights: give --ckpt_path RUN/checkpoints/best.ckpt, or --model.checkpoint FILE")
+        return cli
+    if not checkpoint.is_file():
+        raise SystemExit(f"--ckpt_path '{checkpoint}': no such file; give one such as RUN/checkpoints/best.ckpt")
+    weights = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    if "state_dict" not in weights:
+        raise SystemExit(
+            f"--ckpt_path '{checkpoint}' is no checkpoint of this project; "
+            "weights of other repositories are given as --model.checkpoint FILE"
+        )
+    cli.model.load_state_dict(weights["state_dict"])
+    return cli

@@ -1,0 +1,231 @@
+import pytest
+import torch
+from ms_deform_attn import ms_deform_attn
+from torch.overrides import TorchFunctionMode
+
+LEVELS = {
+    "one level": [(3, 4)],
+    "four levels": [(4, 7), (3, 3), (2, 1), (1, 1)],
+    "one row, one column, one cell": [(1, 5), (5, 1), (1, 1)],
+}
+
+
+def gradients(attend, inputs, cotangent):
+    value, shapes, locations, weights = inputs
+    leaves = [tensor.clone().requires_grad_() for tensor in (value, locations, weights)]
+    return torch.autograd.grad(attend(leaves[0], shapes, *leaves[1:]), leaves, cotangent)
+
+
+def weird_locations(inputs):
+    """Locations on cell centres and borders, on the map's border, one cell outside, far away."""
+    value, shapes, locations, weights = inputs
+    w = shapes[:, 1].repeat_interleave(locations.shape[4]).view(locations.shape[3:5])
+    h = shapes[:, 0].repeat_interleave(locations.shape[4]).view(locations.shape[3:5])
+    special = torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 40.0, -40.0], dtype=locations.dtype)
+    pick = torch.randint(len(special), locations.shape, generator=torch.Generator().manual_seed(1))
+    cells = special[pick] + 0.5
+    return value, shapes, cells / torch.stack([w, h], -1), weights
+
+
+@pytest.mark.parametrize("levels", LEVELS.values(), ids=LEVELS.keys())
+@pytest.mark.parametrize("weird", [False, True])
+def test_equals_the_definition(levels, weird, problem, by_loop):
+    inputs = problem(levels)
+    if weird:
+        inputs = weird_locations(inputs)
+    torch.testing.assert_close(ms_deform_attn(*inputs), by_loop(*inputs), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("levels", LEVELS.values(), ids=LEVELS.keys())
+@pytest.mark.parametrize("Q", [3, 60])
+def test_gradients_equal_those_of_grid_sample(levels, Q, problem, by_grid_sample):
+    inputs = problem(levels, Q=Q, B=3)
+    cotangent = torch.randn(3, Q, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    ours, theirs = gradients(ms_deform_attn, inputs, cotangent), gradients(by_grid_sample, inputs, cotangent)
+    for our, their in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(our, their, rtol=1e-10, atol=1e-12)
+
+
+def test_location_gradients_on_cell_borders_follow_floor(problem, by_grid_sample):
+    # Levels of 4 and 2 cells and locations in eighths: both formulations compute positions without rounding.
+    value, shapes, locations, weights = problem([(4, 4), (2, 2)], B=1, Q=200)
+    locations = (locations * 8).round() / 8
+    cotangent = torch.ones(1, 200, 6, dtype=torch.float64)
+    inputs = value, shapes, locations, weights
+    ours, theirs = gradients(ms_deform_attn, inputs, cotangent), gradients(by_grid_sample, inputs, cotangent)
+    torch.testing.assert_close(ours[1], theirs[1], rtol=1e-12, atol=1e-12)
+    assert (theirs[1] != 0).any()
+
+
+def test_gradcheck(problem):
+    value, shapes, locations, weights = problem([(3, 4), (2, 1)], B=1, Q=3)
+    leaves = [tensor.requires_grad_() for tensor in (value, locations, weights)]
+    assert torch.autograd.gradcheck(lambda v, at, w: ms_deform_attn(v, shapes, at, w), leaves)
+
+
+@pytest.mark.parametrize("Q", [1, 4])
+def test_opcheck(Q, problem):
+    value, shapes, locations, weights = problem([(3, 4), (2, 2)], Q=Q, dtype=torch.float32)
+    leaves = [tensor.requires_grad_() for tensor in (value, locations, weights)]
+    torch.library.opcheck(torch.ops.ms_deform_attn.forward, (leaves[0], shapes, *leaves[1:]))
+    inputs = [tensor.detach() for tensor in leaves]
+    arguments = (torch.randn(2, Q, 6), inputs[0], shapes, *inputs[1:])
+    torch.library.opcheck(torch.ops.ms_deform_attn.backward, arguments)
+
+
+def test_compiles_into_one_graph(problem):
+    inputs = problem([(3, 4), (2, 2)], dtype=torch.float32)
+    compiled = torch.compile(lambda *args: ms_deform_attn(*args) * 2, fullgraph=True, backend="aot_eager")
+    cotangent = torch.randn(2, 5, 6)
+    for q in (5, 3):  # the second length makes the compiler try symbolic sizes
+        value, shapes, locations, weights = inputs
+        part = value, shapes, locations[:, :q], weights[:, :q]
+        ours = gradients(compiled, part, cotangent[:, :q])
+        for our, eager in zip(ours, gradients(ms_deform_attn, part, cotangent[:, :q]), strict=True):
+            torch.testing.assert_close(our, 2 * eager)
+
+
+@pytest.mark.parametrize("empty", [{"B": 0}, {"Q": 0}, {"H": 0}, {"C": 0}, {"P": 0}, {"levels": []}], ids=str)
+def test_empty_inputs(empty, problem):
+    levels = empty.pop("levels", [(3, 4)])
+    value, shapes, locations, weights = problem(levels, **empty)
+    leaves = [tensor.requires_grad_() for tensor in (value, locations, weights)]
+    output = ms_deform_attn(value, shapes, locations, weights)
+    assert output.shape == (value.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
+    assert (output == 0).all()
+    for leaf, grad in zip(leaves, torch.autograd.grad(output.sum(), leaves), strict=True):
+        assert grad.shape == leaf.shape and (grad == 0).all()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
+def test_types(dtype, tolerance, problem):
+    low = problem([(3, 4), (2, 2)], dtype=dtype, C=8)
+    exact = [tensor if tensor.dtype == torch.int64 else tensor.double() for tensor in low]
+    cotangent = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(3)).to(dtype)
+    output = ms_deform_attn(*low)
+    assert output.dtype == dtype
+    torch.testing.assert_close(output.double(), ms_deform_attn(*exact), rtol=tolerance, atol=tolerance)
+    ours, theirs = gradients(ms_deform_attn, low, cotangent), gradients(ms_deform_attn, exact, cotangent.double())
+    for our, their in zip(ours, theirs, strict=True):
+        assert our.dtype == dtype
+        torch.testing.assert_close(our.double(), their, rtol=10 * tolerance, atol=10 * tolerance)
+
+
+def test_half_precision_value_meets_float32_locations(problem):
+    value, shapes, locations, weights = problem([(3, 4)], dtype=torch.float32)
+    mixed = value.bfloat16(), shapes, locations, weights
+    grads = gradients(ms_deform_attn, mixed, torch.ones(2, 5, 6, dtype=torch.bfloat16))
+    assert ms_deform_attn(*mixed).dtype == torch.bfloat16
+    assert [grad.dtype for grad in grads] == [torch.bfloat16, torch.float32, torch.float32]
+    expected = ms_deform_attn(value.bfloat16().float(), shapes, locations, weights).bfloat16()
+    assert torch.equal(ms_deform_attn(*mixed), expected)
+
+
+def test_any_strides(problem):
+    value, shapes, locations, weights = inputs = problem([(3, 4), (2, 2)])
+    strided = (
+        value.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0),
+        shapes.t().contiguous().t(),
+        locations.flip(1).movedim(-1, 0).contiguous().movedim(0, -1).flip(1),
+        weights.movedim(-1, 0).contiguous().movedim(0, -1),
+    )
+    cotangent = torch.randn(2, 6, 5, dtype=torch.float64).transpose(1, 2)
+    assert torch.equal(ms_deform_attn(*strided), ms_deform_attn(*inputs))
+    for our, their in zip(
+        gradients(ms_deform_attn, strided, cotangent), gradients(ms_deform_attn, inputs, cotangent), strict=True
+    ):
+        assert torch.equal(our, their)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e30, -1e30])
+def test_wild_locations_touch_only_their_own_query(bad, problem):
+    value, shapes, locations, weights = problem([(3, 4), (1, 1)], dtype=torch.float32)
+    wild = locations.clone()
+    wild[:, 2] = bad
+    cotangent = torch.ones(2, 5, 6)
+    output = ms_deform_attn(value, shapes, wild, weights)
+    others = [0, 1, 3, 4]
+    assert torch.equal(output[:, others], ms_deform_attn(value, shapes, locations, weights)[:, others])
+    _, grad_locations, grad_weights = gradients(ms_deform_attn, (value, shapes, wild, weights), cotangent)
+    assert grad_locations[:, others].isfinite().all() and grad_weights[:, others].isfinite().all()
+    if bad == bad:
+        assert (output[:, 2] == 0).all() and (grad_locations[:, 2] == 0).all() and (grad_weights[:, 2] == 0).all()
+    else:
+        assert output[:, 2].isnan().all()
+
+
+def test_second_derivative_is_refused(problem):
+    value, shapes, locations, weights = problem([(3, 4)])
+    value.requires_grad_()
+    (grad,) = torch.autograd.grad(ms_deform_attn(value, shapes, locations, weights).sum(), value, create_graph=True)
+    with pytest.raises(RuntimeError, match="ms_deform_attn has no second derivative"):
+        grad.sum().backward()
+
+
+def test_many_cotangents_at_once(problem):
+    value, shapes, locations, weights = problem([(3, 4)])
+    weights.requires_grad_()
+    output = ms_deform_attn(value, shapes, locations, weights)
+    cotangents = torch.randn(3, *output.shape, dtype=output.dtype)
+    (batched,) = torch.autograd.grad(output, weights, cotangents, is_grads_batched=True, retain_graph=True)
+    single = [torch.autograd.grad(output, weights, cotangent, retain_graph=True)[0] for cotangent in cotangents]
+    torch.testing.assert_close(batched, torch.stack(single))
+
+
+def test_a_mode_sees_and_may_change_the_call(problem):
+    value, shapes, locations, weights = problem([(3, 4)])
+    seen = []
+
+    class Mute(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            if function is ms_deform_attn:
+                seen.append(args)
+                args = (*args[:3], torch.zeros_like(args[3]))
+            return function(*args, **(kwargs or {}))
+
+    with Mute():
+        assert (ms_deform_attn(value, shapes, sampling_locations=locations, attention_weights=weights) == 0).all()
+    assert len(seen) == 1 and all(a is b for a, b in zip(seen[0], (value, shapes, locations, weights), strict=True))
+    assert (ms_deform_attn(value, shapes, locations, weights) != 0).any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shapes": torch.tensor([[3, 5]])}, r"shapes \(\(3, 5\),\) have 15 cells, expected the 12 tokens of value"),
+        ({"shapes": torch.tensor([[-3, -4]])}, r"at least one row and one column"),
+        ({"shapes": torch.tensor([3, 4])}, r"shapes has shape \(2,\), expected \(L, 2\)"),
+        ({"shapes": torch.tensor([[3, 4]], dtype=torch.int32)}, r"dtype torch.int32, expected torch.int64"),
+        ({"value": torch.zeros(2, 12, 6)}, r"value has shape \(2, 12, 6\), expected four dimensions"),
+        ({"value": torch.zeros(2, 12, 4, 3)}, r"sampling_locations has shape \(2, 5, 2, 1, 2, 2\), expected .* H=4"),
+        ({"locations": torch.zeros(2, 5, 2, 1, 2, 3)}, r"expected six dimensions \(B, Q, H, L, P, 2\)"),
+        (
+            {"weights": torch.zeros(2, 5, 2, 2)},
+            r"attention_weights has shape \(2, 5, 2, 2\), expected \(2, 5, 2, 1, 2\)",
+        ),
+    ],
+)
+def test_errors_quote_what_was_given(change, message, problem):
+    names = ("value", "shapes", "locations", "weights")
+    inputs = dict(zip(names, problem([(3, 4)], dtype=torch.float32), strict=True)) | change
+    with pytest.raises(ValueError, match=message):
+        ms_deform_attn(*(inputs[name] for name in names))
+
+
+def test_a_kernel_registered_for_a_device_takes_over(problem):
+    """The seam for compiled kernels: a registration for CPU is called instead of ours, by name and with autograd."""
+    inputs = problem([(3, 4)], dtype=torch.float32)
+    library = torch.library.Library("ms_deform_attn", "IMPL")
+    calls = []
+
+    def kernel(value, shapes, locations, weights):
+        calls.append(value.shape)
+        return value.new_ones(value.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
+
+    try:
+        library.impl("forward", kernel, "CPU")
+        assert (ms_deform_attn(*inputs) == 1).all()
+        assert gradients(ms_deform_attn, inputs, torch.ones(2, 5, 6))[0].shape == inputs[0].shape
+    finally:
+        library._destroy()
+    assert len(calls) == 2 and (ms_deform_attn(*inputs) != 1).all()

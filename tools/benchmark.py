@@ -1,0 +1,278 @@
+"""Training speed beside named peers, side by side in one process.
+
+usage: python tools/benchmark.py [network] [augmentation] [loop] [matching] [--threads N] [--pairs N]
+
+network       forward and training step of Deformable DETR R50 against transformers' DeformableDetrForObjectDetection
+augmentation  one training picture against DETR's Pillow pipeline
+loop          a step under pl.Trainer with everything that is logged, against the same step in a bare loop
+matching      Hungarian matching of all decoder layers against the all-against-all formulation
+
+Both sides run in turns (A B, B A, ...); the ratio is the median over pairs of CPU seconds, which other programs disturb
+least, and the wall time is printed beside it. Outputs are compared first, so that a fast wrong answer fails.
+"""
+
+import argparse
+import io
+import logging
+import os
+import random
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+from torchvision.ops import box_convert, generalized_box_iou
+from torchvision.transforms import functional as pillow_transforms
+
+from lightning_xai.data.coco_detection import detection_target
+from lightning_xai.data.detection_transforms import SCALES, Draws, TrainingTransform, resized_shape
+from lightning_xai.data.picture_file import decode_picture
+from lightning_xai.nets.deformable_detr import DeformableDETR
+from lightning_xai.nets.deformable_detr_checkpoints import load_checkpoint
+from lightning_xai.tasks.detection import DetectionTask, relative_targets
+from lightning_xai.tasks.matching import HungarianMatcher, PackedTargets
+from lightning_xai.tasks.parameter_groups import make_optimizer, parameter_groups
+
+
+def paired(name: str, ours: Callable[[], object], peer: Callable[[], object], pairs: int, per: int = 1) -> None:
+    """Time both in turns and print milliseconds and the ratio peer / ours."""
+    ours(), peer()
+    seconds: dict[str, list[tuple[float, float]]] = {"ours": [], "peer": []}
+    for pair in range(pairs):
+        for which in ("ours", "peer") if pair % 2 else ("peer", "ours"):
+            cpu, wall = time.process_time(), time.perf_counter()
+            (ours if which == "ours" else peer)()
+            seconds[which].append((time.process_time() - cpu, time.perf_counter() - wall))
+    ratio = statistics.median(p[0] / o[0] for o, p in zip(seconds["ours"], seconds["peer"], strict=True))
+    wall_ratio = statistics.median(p[1] / o[1] for o, p in zip(seconds["ours"], seconds["peer"], strict=True))
+    cpu, wall = ({k: 1000 / per * statistics.median(t[i] for t in v) for k, v in seconds.items()} for i in (0, 1))
+    print(
+        f"  {name:<34} ours {cpu['ours']:9.2f} ms cpu {wall['ours']:9.2f} wall | peer {cpu['peer']:9.2f} cpu "
+        f"{wall['peer']:9.2f} wall | {ratio:5.2f}x cpu, {wall_ratio:5.2f}x wall",
+        flush=True,
+    )
+
+
+def network(pairs: int) -> None:
+    from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection
+
+    torch.manual_seed(0)
+    config = DeformableDetrConfig(num_labels=91, use_pretrained_backbone=False, auxiliary_loss=True)
+    peer, ours = DeformableDetrForObjectDetection(config).eval(), DeformableDETR().eval()
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(peer.state_dict(), f"{folder}/peer.pth")
+        load_checkpoint(ours, f"{folder}/peer.pth")
+    time_network(ours, peer, 480, 640, pairs)
+    time_network(ours, peer, 800, 1333, max(pairs // 2, 1))
+
+
+def time_network(ours: nn.Module, peer: nn.Module, height: int, width: int, pairs: int) -> None:
+    images, mask = torch.randn(1, 3, height, width), torch.zeros(1, height, width, dtype=torch.bool)
+    valid = (~mask).long()
+
+    @torch.no_grad()
+    def forward(net: nn.Module, mask: Tensor) -> dict:
+        return net(images, mask)
+
+    def step(net: nn.Module, mask: Tensor, names: tuple[str, str]) -> None:
+        net.zero_grad()
+        outputs = net(images, mask)
+        sum(outputs[name].square().sum() for name in names).backward()
+
+    ours.eval(), peer.eval()
+    torch.testing.assert_close(forward(ours, mask)["pred_boxes"], forward(peer, valid)["pred_boxes"], atol=1e-4, rtol=0)
+    paired(f"forward {height}x{width}", lambda: forward(ours, mask), lambda: forward(peer, valid), pairs)
+    ours.train(), peer.train()
+    paired(
+        f"forward+backward {height}x{width}",
+        lambda: step(ours, mask, ("pred_logits", "pred_boxes")),
+        lambda: step(peer, valid, ("logits", "pred_boxes")),
+        pairs,
+    )
+
+
+def pillow_augmentation(picture: Image.Image, boxes: Tensor, draws: random.Random) -> tuple[Tensor, Tensor]:
+    """DETR's published training augmentation: Pillow pictures, float tensors, normalised on the CPU."""
+
+    def resize(picture: Image.Image, boxes: Tensor, short_side: int, longest: int | None):
+        height, width = resized_shape((picture.height, picture.width), short_side, longest)
+        scale = torch.tensor([width / picture.width, height / picture.height] * 2)
+        return picture.resize((width, height), Image.Resampling.BILINEAR), boxes * scale
+
+    if draws.random() < 0.5:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        boxes = boxes[:, [2, 1, 0, 3]] * torch.tensor([-1, 1, -1, 1]) + torch.tensor([picture.width, 0] * 2)
+    if draws.random() >= 0.5:
+        picture, boxes = resize(picture, boxes, draws.choice((400, 500, 600)), None)
+        width, height = (draws.randint(384, min(side, 600)) for side in picture.size)
+        top, left = draws.randint(0, picture.height - height), draws.randint(0, picture.width - width)
+        picture = picture.crop((left, top, left + width, top + height))
+        boxes = (boxes - torch.tensor([left, top] * 2)).reshape(-1, 2, 2)
+        boxes = torch.min(boxes, torch.tensor([width, height])).clamp(min=0)
+        boxes = boxes[(boxes[:, 1] > boxes[:, 0]).all(dim=1)].flatten(1)
+    picture, boxes = resize(picture, boxes, draws.choice(SCALES), 1333)
+    image = pillow_transforms.to_tensor(picture)
+    image = pillow_transforms.normalize(image, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    return image, box_convert(boxes, "xyxy", "cxcywh") / torch.tensor([picture.width, picture.height] * 2)
+
+
+def augmentation(pairs: int) -> None:
+    rng = np.random.default_rng(0)
+    files = []
+    for _ in range(12):
+        coarse = Image.fromarray(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8))
+        stream = io.BytesIO()
+        coarse.resize((640, 480), Image.Resampling.BICUBIC).save(stream, "JPEG", quality=90)
+        files.append(stream.getvalue())
+    boxes = torch.tensor(rng.uniform(10, 200, (7, 4)), dtype=torch.float32)
+    ones = torch.ones(7, dtype=torch.int64)
+    target = detection_target(boxes, ones, boxes[:, 2] * boxes[:, 3], 0 * ones, (480, 640))
+    transform = TrainingTransform()
+    pictures = [Image.open(io.BytesIO(file)).convert("RGB") for file in files]
+    tensors = [decode_picture(torch.frombuffer(bytearray(file), dtype=torch.uint8), "benchmark") for file in files]
+    seeds = {"ours": 0, "peer": 0}
+
+    def ours(decode: bool) -> None:
+        seeds["ours"] += 1
+        for i, file in enumerate(files):
+            image = tensors[i]
+            if decode:
+                image = decode_picture(torch.frombuffer(bytearray(file), dtype=torch.uint8), "benchmark")
+            transform(image, target, Draws(100 * seeds["ours"] + i))
+
+    def peer(decode: bool) -> None:
+        seeds["peer"] += 1
+        for i, file in enumerate(files):
+            picture = Image.open(io.BytesIO(file)).convert("RGB") if decode else pictures[i]
+            pillow_augmentation(picture, target["boxes"], random.Random(100 * seeds["peer"] + i))
+
+    for decode in (False, True):
+        name = "decoding and augmentation" if decode else "augmentation"
+        paired(f"{name}, 640x480", lambda d=decode: ours(d), lambda d=decode: peer(d), 3 * pairs, per=len(files))
+
+
+class FixedPredictions(nn.Module):
+    """A network that costs nothing: what remains of a step is the losses and the loop."""
+
+    def __init__(self, layers: int = 4) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.randn(layers, 8, 6))
+        self.boxes = nn.Parameter(torch.randn(layers, 8, 4))
+
+    def forward(self, images: Tensor, mask: Tensor) -> dict:
+        layers = [
+            {
+                "pred_logits": logits.expand(len(images), -1, -1),
+                "pred_boxes": boxes.sigmoid().expand(len(images), -1, -1),
+            }
+            for logits, boxes in zip(self.logits, self.boxes, strict=True)
+        ]
+        return layers[-1] | {"aux_outputs": layers[:-1]}
+
+
+def loop(pairs: int, steps: int = 512) -> None:
+    torch.manual_seed(0)
+    size = torch.tensor([32, 32])
+    target = {"boxes": torch.tensor([[2.0, 2, 10, 10], [5, 5, 20, 30]]), "labels": torch.tensor([1, 2])}
+    target |= {"size": size, "orig_size": size, "image_id": torch.tensor(0)}
+    images, mask = torch.randint(255, (4, 3, 32, 32), dtype=torch.uint8), torch.zeros(4, 32, 32, dtype=torch.bool)
+    batches = [{"images": images, "mask": mask, "targets": [target] * 4}] * steps
+    loader = torch.utils.data.DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch)
+
+    def lightning(folder: str) -> None:
+        task = DetectionTask(FixedPredictions(), schedule="cosine")
+        quiet = {"enable_checkpointing": False, "enable_model_summary": False, "enable_progress_bar": False}
+        logger = pl.loggers.CSVLogger(folder)
+        pl.Trainer(max_epochs=1, accelerator="cpu", logger=logger, log_every_n_steps=50, **quiet).fit(task, loader)
+
+    def bare() -> None:
+        task = DetectionTask(FixedPredictions())
+        optimizer = make_optimizer(parameter_groups(task.net), "adamw", fused=True)
+        for batch in loader:
+            losses = task.criterion(task(*task.prepare(batch)), relative_targets(batch["targets"]))
+            optimizer.zero_grad()
+            losses.total.backward()
+            nn.utils.clip_grad_norm_(task.net.parameters(), 0.1)
+            optimizer.step()
+
+    with tempfile.TemporaryDirectory() as folder:
+        lightning(folder), bare()
+        overheads = []
+        for _ in range(pairs):
+            times = []
+            for run in (lambda: lightning(folder), bare):
+                start = time.process_time()
+                run()
+                times.append(time.process_time() - start)
+            overheads.append(1000 * (times[0] - times[1]) / steps)
+    print(
+        f"  Lightning's overhead per step, all losses logged every 50 steps: {statistics.median(overheads):.2f} ms cpu"
+    )
+
+
+def all_against_all(logits: Tensor, boxes: Tensor, targets: list[dict]) -> list:
+    """DETR's formulation: costs of every query of the batch against every object of the batch, one layer at a time."""
+    labels, wanted = (torch.cat([target[name] for target in targets]) for name in ("labels", "boxes"))
+    counts = [len(target["labels"]) for target in targets]
+    matched = []
+    for layer_logits, layer_boxes in zip(logits, boxes, strict=True):
+        p, predicted = layer_logits.flatten(0, 1).sigmoid(), layer_boxes.flatten(0, 1)
+        negative = 0.75 * p**2 * -(1 - p + 1e-8).log()
+        positive = 0.25 * (1 - p) ** 2 * -(p + 1e-8).log()
+        cost = 2 * (positive[:, labels] - negative[:, labels]) + 5 * torch.cdist(predicted, wanted, p=1)
+        xyxy = (box_convert(b, "cxcywh", "xyxy") for b in (predicted, wanted))
+        cost = (cost - 2 * generalized_box_iou(*xyxy)).view(*layer_boxes.shape[:2], -1)
+        matched.append([linear_sum_assignment(c[i]) for i, c in enumerate(cost.split(counts, -1))])
+    return matched
+
+
+def matching(pairs: int) -> None:
+    for batch, queries, objects in ((2, 300, 8), (4, 300, 20), (4, 900, 100)):
+        time_matching(6, batch, queries, objects, pairs)
+
+
+def time_matching(layers: int, batch: int, queries: int, objects: int, pairs: int) -> None:
+    torch.manual_seed(0)
+    logits = 2 * torch.randn(layers, batch, queries, 91) - 2
+    boxes = 0.4 * torch.rand(layers, batch, queries, 4) + 0.2
+    targets = [
+        {"labels": torch.randint(91, (objects,)), "boxes": 0.4 * torch.rand(objects, 4) + 0.2} for _ in range(batch)
+    ]
+    matcher, packed = HungarianMatcher(), PackedTargets.pack(targets, logits.device, 91)
+    found, expected = matcher(logits, boxes, packed), all_against_all(logits, boxes, targets)
+    for layer in range(layers):
+        for image in range(batch):
+            for mine, theirs in zip(found.of(layer, image), expected[layer][image], strict=True):
+                assert mine.tolist() == theirs.tolist(), "the two formulations match differently"
+    name = f"{layers} layers, B={batch}, Q={queries}, {objects} objects"
+    paired(name, lambda: matcher(logits, boxes, packed), lambda: all_against_all(logits, boxes, targets), 3 * pairs)
+
+
+def main() -> None:
+    sections = {"network": network, "augmentation": augmentation, "loop": loop, "matching": matching}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(sections)}; default: all")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--pairs", type=int, default=7)
+    options = parser.parse_args()
+    unknown = set(options.sections) - set(sections)
+    if unknown:
+        parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(sections)}")
+    torch.set_num_threads(options.threads)
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+    print(f"torch {torch.__version__}, {options.threads} threads, load average {os.getloadavg()[0]:.1f}")
+    for name in options.sections or sections:
+        print(name)
+        sections[name](options.pairs)
+
+
+if __name__ == "__main__":
+    main()
