@@ -5,7 +5,7 @@ from setuptools import setup
 setup(
     name="ms_deform_attn",
     version="0.1.0",
-    description="Multi-scale deformable attention as a torch operator for CPU and CUDA, its module and its dense equivalent.",
+    description="Multi-scale deformable attention as a torch operator for CPU and CUDA, with its module.",
     license="Apache-2.0",
     packages=["ms_deform_attn"],
     python_requires=">=3.10",

@@ -74,7 +74,7 @@ def _levels(value: Tensor, shapes: Tensor) -> Levels:
 
 
 def _formulation(value: Tensor) -> ModuleType:
-    """Weighted rows on the CPU (2 to 14 times as fast as grid_sample, measured from 4x4 to 100x167 cells); else grid_sample."""
+    """Weighted rows on the CPU, where they beat grid_sample at every size measured; grid_sample elsewhere."""
     return weighted_rows if value.device.type == "cpu" else grid_sample
 
 

@@ -11,7 +11,7 @@ from ms_deform_attn.functional import ms_deform_attn
 def sampling_locations(reference_points: Tensor, offsets: Tensor, shapes: Tensor) -> Tensor:
     """Where to sample: the reference point plus offsets in cells (points) or in half boxes over P (boxes).
 
-    reference (x, y): location = reference + offset / (w_l, h_l); reference (cx, cy, w, h): (cx, cy) + offset / P * (w, h) / 2.
+    location = (x, y) + offset / (w_l, h_l) for a point, (cx, cy) + offset / P * (w, h) / 2 for a box.
 
     reference_points: (B, Q, L, 2 | 4) in [0, 1]. offsets: (B, Q, H, L, P, 2). shapes: (L, 2), (h, w) per level.
     Returns (B, Q, H, L, P, 2). Raises ValueError for references that are neither points nor boxes.
@@ -68,7 +68,7 @@ class MSDeformAttn(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Offsets start as a star (head m looks in direction 2 pi m / H, point i lies i + 1 cells away), weights uniform."""
+        """Offsets become a star (head m looks towards 2 pi m / H, point i lies i + 1 cells away), weights uniform."""
         nn.init.zeros_(self.sampling_offsets.weight)
         angles = torch.arange(self.n_heads, dtype=torch.float32) * (2.0 * math.pi / self.n_heads)
         directions = torch.stack([angles.cos(), angles.sin()], -1)
@@ -93,7 +93,7 @@ class MSDeformAttn(nn.Module):
     ) -> Tensor:
         """Attend from each query to a few points of every level around its reference.
 
-        query: (B, Q, d_model), content plus position. reference_points: (B, Q, L, 2) points or (B, Q, L, 4) boxes cxcywh.
+        query: (B, Q, d_model), content plus position. reference_points: (B, Q, L, 2) points or (B, Q, L, 4) cxcywh.
         value_input: (B, S, d_model). shapes: (L, 2) int64 on the CPU. padding_mask: (B, S), True where value is zeroed.
         Returns (B, Q, d_model).
         """

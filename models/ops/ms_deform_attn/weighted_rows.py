@@ -91,7 +91,7 @@ def _corners(locations: Tensor, layout: Layout, H: int, images: int, rows_per_im
 
 
 def _chunks(B: int, Q: int, points: int, rows_per_image: int) -> Iterator[tuple[slice, list[slice]]]:
-    """Groups of images and, of each group, parts of its queries: about CHUNK points a thread and part."""
+    """Groups of images and, of each group, parts of its queries: about CHUNK points a thread in each part."""
     chunk = CHUNK * max(2, torch.get_num_threads())
     images = max(1, min(chunk // (Q * points), (2**31 - 1) // rows_per_image))
     queries = max(1, chunk // (images * points))
@@ -211,7 +211,7 @@ def _value_gradient(grad_value: Tensor, rows: Tensor, coefficients: Tensor, cota
     the other three lie at a fixed distance from it in each level. Few points are cheaper sorted once a corner than
     summed into four tables.
     """
-    images, S, H, C = grad_value.shape
+    images, S, H, _ = grad_value.shape
     if rows[0].numel() < images * S * H:
         grad_value.copy_(_transposed_sums(rows, [coefficients], cotangent, images * S * H)[0].view(grad_value.shape))
         return

@@ -11,11 +11,8 @@ from checks import check
 @check("deformable_detr/core")
 def core(case: Case) -> None:
     for dtype, suffix in ((torch.float32, ""), (torch.float64, "_f64")):
-        leaves = [
-            case.inputs[name].to(dtype).requires_grad_()
-            for name in ("value", "sampling_locations", "attention_weights")
-        ]
-        value, locations, weights = leaves
+        names = ("value", "sampling_locations", "attention_weights")
+        leaves = value, locations, weights = [case.inputs[name].to(dtype).requires_grad_() for name in names]
         shapes = case.inputs["spatial_shapes"]
         output = ms_deform_attn(value, shapes, locations, weights)
         grads = torch.autograd.grad(output, leaves, case.inputs["grad_output"].to(dtype))
