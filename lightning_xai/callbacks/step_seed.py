@@ -16,7 +16,11 @@ class StepSeed(pl.Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch, batch_idx: int) -> None:
         counter = trainer.fit_loop.epoch_loop.total_batch_idx * trainer.world_size + trainer.global_rank
-        torch.manual_seed(_mix(self.seed, counter))
+        seed, device = _mix(self.seed, counter), pl_module.device
+        # not torch.manual_seed, which formats a stack trace for each kind of device that is not in use
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.default_generators[device.index].manual_seed(seed)
 
 
 def _mix(seed: int, counter: int) -> int:
