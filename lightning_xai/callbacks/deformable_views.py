@@ -35,7 +35,7 @@ class WatchedImage:
 
 
 class DeformableAttentionViews(pl.Callback):
-    """Draw what a detector looks at, after every `every_n_epochs`-th validation, to all loggers and the run's folder.
+    """Draw what a detector looks at, in validation every `every_n_epochs`-th epoch and the last, to all loggers and files.
 
     Shown are the `samples` images with the smallest ids that the first process validates on, and in each the same
     `detections` objects: the largest annotated (of an image without any, the best detections of the first time). An
@@ -98,7 +98,8 @@ class DeformableAttentionViews(pl.Callback):
         if trainer.sanity_checking or not trainer.is_global_zero or not self.watched:
             return
         self._complete = True
-        if trainer.state.fn == "fit" and (trainer.current_epoch + 1) % self.every_n_epochs:
+        epoch = trainer.current_epoch + 1
+        if trainer.state.fn == "fit" and epoch % self.every_n_epochs and epoch != trainer.max_epochs:
             return
         for identity in sorted(self.watched):
             for name, picture in self._draw(trainer, pl_module, identity, self.watched[identity]):
