@@ -37,6 +37,7 @@ class TrainingCLI(LightningCLI):
 
     def __init__(self, arguments: list[str], run: bool = True) -> None:
         self.config_files = config_files(arguments)
+        self.runs_subcommand = run
         super().__init__(
             args=expand_extends(arguments),
             run=run,
@@ -50,6 +51,9 @@ class TrainingCLI(LightningCLI):
         self.config = parser.parse_args(args)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        if not self.runs_subcommand:  # a run's saved configuration has what `fit` itself is given
+            parser.add_argument("--ckpt_path", type=str | None, help="(in files only) what the run was resumed from")
+            parser.add_argument("--weights_only", type=bool | None, help="(in files only) how that file was read")
         parser.add_argument("--run_dir", type=str | None, help="folder of the run (default: runs/<name of the config>)")
         parser.add_argument("--extends", type=str | None, help="(in files only) the configuration this one builds on")
         parser.add_argument("--checkpoint_every_n_steps", type=int, default=1000, help="also save inside an epoch")
@@ -156,6 +160,8 @@ def run(command: str, arguments: list[str]) -> int:
     # the task keeps a batch's targets on the CPU on purpose, whatever data module they come from
     warnings.filterwarnings("ignore", message="You have overridden `transfer_batch_to_device`")
     warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+    # evaluating a checkpoint does not need the callbacks that wrote it
+    warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks used to create")
     sys.argv = ["lightning-xai", command, *arguments]
     try:
         TrainingCLI([command, *arguments])
