@@ -35,7 +35,7 @@ class WatchedImage:
 
 
 class DeformableAttentionViews(pl.Callback):
-    """Draw what a detector looks at, in validation every `every_n_epochs`-th epoch and the last, to all loggers and files.
+    """Draw what a detector looks at, in the validation of every n-th epoch and the last, for all loggers and as files.
 
     Shown are the `samples` images with the smallest ids that the first process validates on, and in each the same
     `detections` objects: the largest annotated (of an image without any, the best detections of the first time). An

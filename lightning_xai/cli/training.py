@@ -36,6 +36,7 @@ class TrainingCLI(LightningCLI):
     """Lightning's CLI plus `--run_dir` (everything a run writes) and the callbacks that every run has."""
 
     def __init__(self, arguments: list[str], run: bool = True) -> None:
+        quieten()
         self.config_files = config_files(arguments)
         self.runs_subcommand = run
         super().__init__(
@@ -151,18 +152,21 @@ class TrainingCLI(LightningCLI):
         self.config_init[self.subcommand]["return_predictions"] = False
 
 
+def quieten() -> None:
+    """Leave out what Lightning says in every run and nobody needs."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    # the task keeps a batch's targets on the CPU on purpose, whatever data module they come from
+    warnings.filterwarnings("ignore", message="You have overridden `transfer_batch_to_device`")
+    warnings.filterwarnings("ignore", message=".*LeafSpec")
+    # evaluating a checkpoint does not need the callbacks that wrote it
+    warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks used to create")
+
+
 def _has(callbacks: list[Callback], kind: type) -> bool:
     return any(isinstance(callback, kind) for callback in callbacks)
 
 
 def run(command: str, arguments: list[str]) -> int:
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    # the task keeps a batch's targets on the CPU on purpose, whatever data module they come from
-    warnings.filterwarnings("ignore", message="You have overridden `transfer_batch_to_device`")
-    warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
-    # evaluating a checkpoint does not need the callbacks that wrote it
-    warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks used to create")
-    sys.argv = ["lightning-xai", command, *arguments]
     try:
         TrainingCLI([command, *arguments])
     except SIGTERMException:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -72,10 +73,10 @@ def ablate(
 
 
 def print_table(rows: Sequence[AblationRow], console: Console | None = None) -> None:
-    """The rows as a table: each metric with its change in brackets."""
-    table = Table(title="AP with one layer, head, level or point muted (change)")
-    table.add_column("part")
-    table.add_column("muted")
+    """The rows as a table of 80 columns: each metric in per cent, and by how many points it changed."""
+    table = Table(title="AP, and its change, with one layer, head, level or point muted", box=SIMPLE_HEAD)
+    table.add_column("part", no_wrap=True)
+    table.add_column("muted", no_wrap=True)
     for metric in METRICS:
         table.add_column(metric, justify="right", no_wrap=True)
     part = None
@@ -111,4 +112,4 @@ def _numbers(found: Mapping[str, float]) -> dict[str, float | None]:
 def _cell(number: float | None, change: float | None) -> str:
     if number is None:
         return "–"
-    return f"{number:.3f}" if change is None else f"{number:.3f} ({change:+.3f})"
+    return f"{100 * number:.1f}" if change is None else f"{100 * number:.1f} {100 * change:+.1f}"

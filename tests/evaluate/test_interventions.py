@@ -82,10 +82,10 @@ def test_choice_of_parts_kinds_and_mode():
 def test_table_and_files(tmp_path):
     rows = ablate(OneLayerEach(), evaluated, kinds=["head"])
     out = io.StringIO()
-    print_table(rows, Console(file=out, width=120))
+    print_table(rows, Console(file=out, width=80))
     printed = [line for line in out.getvalue().splitlines() if "decoder" in line and "head 1" in line]
-    assert "0.400 (-0.100)" in printed[0]
-    assert "0.600 (-0.100)" in printed[0]
+    assert "40.0 -10.0" in printed[0]
+    assert "60.0 -10.0" in printed[0]
 
     write_csv(rows, tmp_path / "table.csv")
     with (tmp_path / "table.csv").open(newline="") as file:
