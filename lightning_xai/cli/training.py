@@ -97,25 +97,14 @@ class TrainingCLI(LightningCLI):
         if trainer.get("logger") is not False:
             callbacks.append(LearningRateMonitor())
         if trainer.get("enable_checkpointing") is not False:
-            folder = self.run_dir / "checkpoints"
+            folder, last = self.run_dir / "checkpoints", {"filename": "last", "enable_version_counter": False}
+            steps = settings.checkpoint_every_n_steps
             callbacks += [
                 ModelCheckpoint(
-                    folder,
-                    filename="best",
-                    monitor=settings.monitor,
-                    mode="max",
-                    save_top_k=1,
-                    enable_version_counter=False,
+                    folder, filename="best", monitor=settings.monitor, mode="max", enable_version_counter=False
                 ),
-                ModelCheckpoint(
-                    folder,
-                    filename="last",
-                    save_top_k=1,
-                    every_n_train_steps=settings.checkpoint_every_n_steps,
-                    save_on_train_epoch_end=True,
-                    save_on_exception=True,
-                    enable_version_counter=False,
-                ),
+                ModelCheckpoint(folder, every_n_train_steps=steps, save_on_exception=True, **last),
+                ModelCheckpoint(folder, every_n_epochs=1, save_on_train_epoch_end=True, **last),
             ]
         return callbacks
 

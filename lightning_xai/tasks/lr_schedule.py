@@ -1,4 +1,4 @@
-"""How the learning rate runs, and which epochs' checkpoints are worth keeping."""
+"""How the learning rate runs."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -47,13 +47,3 @@ def use_new_rates(scheduler: LambdaLR, rates: Sequence[float]) -> None:
     for group, rate, factor in zip(scheduler.optimizer.param_groups, rates, scheduler.lr_lambdas, strict=True):
         group["initial_lr"] = rate
         group["lr"] = rate * factor(scheduler.last_epoch)
-
-
-def keeps_checkpoint(epoch: int, lr_drop: int, every: int = 5) -> bool:
-    """Whether the checkpoint of this epoch (from 0) is kept for good: before each drop and every few epochs."""
-    return (epoch + 1) % lr_drop == 0 or (epoch + 1) % every == 0
-
-
-def extra_checkpoint_epochs(epochs: int, lr_drop: int, every: int = 5) -> list[int]:
-    """The epochs (from 0) whose checkpoints are kept besides the last one."""
-    return [epoch for epoch in range(epochs) if keeps_checkpoint(epoch, lr_drop, every)]

@@ -59,7 +59,3 @@ def test_new_rates_and_schedule_win_after_a_resume():
     lr_schedule.use_new_rates(resumed, [0.4, 0.01])
     expected = torch.tensor([[0.04, 0.001]] * 2 + [[0.004, 0.0001]] * 2)  # epochs 6, 7, then 8, 9
     torch.testing.assert_close(run(new, resumed, 4), expected)
-
-
-def test_checkpoints_before_drops_and_every_fifth_epoch():
-    assert lr_schedule.extra_checkpoint_epochs(15, lr_drop=7) == [4, 6, 9, 13, 14]

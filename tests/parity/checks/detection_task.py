@@ -6,6 +6,7 @@ from torch import Tensor
 
 from checks import check
 from checks.deformable_detr_net import ARGUMENTS, build, load, official
+from lightning_xai.callbacks.kept_checkpoints import keeps_checkpoint
 from lightning_xai.nets.deformable_detr import DeformableDETR
 from lightning_xai.tasks import lr_schedule
 from lightning_xai.tasks.detection import DetectionTask
@@ -135,7 +136,8 @@ def schedule(case):
             optimizer.step()
             scheduler.step()
         case.compare(f"lr_{name.replace('resume', 'resumed')}", torch.tensor(rates))
-    case.compare("extra_checkpoint_epochs", torch.tensor(lr_schedule.extra_checkpoint_epochs(epochs, drop)))
+    kept = [epoch for epoch in range(epochs) if keeps_checkpoint(epoch, drop)]
+    case.compare("extra_checkpoint_epochs", torch.tensor(kept))
 
 
 def scheduled(rates: list[float], lr_drop: int):

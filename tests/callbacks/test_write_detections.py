@@ -1,0 +1,35 @@
+"""Predictions become one file in COCO's results format."""
+
+import json
+from types import SimpleNamespace
+
+import torch
+
+from lightning_xai.callbacks.write_detections import WriteDetections
+
+
+def test_file_of_two_batches(tmp_path):
+    trainer = SimpleNamespace(
+        default_root_dir=tmp_path,
+        world_size=1,
+        is_global_zero=True,
+        datamodule=SimpleNamespace(predict_set=SimpleNamespace(path=lambda index: f"picture{index}.png")),
+    )
+    module, writer = SimpleNamespace(class_names=["cat", "dog"]), WriteDetections(min_score=0.2)
+    boxes = torch.tensor([[10.0, 20, 30, 60], [0, 0, 5, 5], [1, 1, 2, 2]])
+    scores, labels = torch.tensor([0.9, 0.5, 0.1]), torch.tensor([1, 0, 1])
+    writer.on_predict_start(trainer, module)
+    for image in (1, 0):
+        found = [{"image_id": image, "boxes": boxes, "scores": scores, "labels": labels}]
+        writer.write_on_batch_end(trainer, module, found, None, None, 0, 0)
+    writer.write_on_epoch_end(trainer, module, [], [])
+    results = json.loads((tmp_path / "detections.json").read_text())
+    assert [result["image_id"] for result in results] == [0, 0, 1, 1]
+    assert results[0] == {
+        "image_id": 0,
+        "file_name": "picture0.png",
+        "category_id": 1,
+        "category": "dog",
+        "bbox": [10.0, 20.0, 20.0, 40.0],
+        "score": 0.9,
+    }
