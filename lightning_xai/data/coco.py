@@ -45,6 +45,8 @@ class CocoDataModule(pl.LightningDataModule):
         scales: Short sides in pixels, of which training draws one and evaluation takes the largest.
         max_size: Largest long side in pixels.
         crop_scales, crop_range, crop_probability, flip_probability: See `TrainingTransform`.
+        pad_to_multiple: Round the height and width of every batch up to a multiple of it. On a CPU that bounds the number
+            of different shapes, for each of which oneDNN keeps memory.
         cache_mode: Hold the image files in memory, on each node a share a process; a training process then sees
             only images of its own share, as with the reference's `NodeDistributedSampler`.
         sample_order: "strided": the global batches do not depend on the number of processes; "contiguous": each
@@ -76,6 +78,7 @@ class CocoDataModule(pl.LightningDataModule):
         crop_range: tuple[int, int] = (384, 600),
         crop_probability: float = 0.5,
         flip_probability: float = 0.5,
+        pad_to_multiple: int | None = None,
         cache_mode: bool = False,
         sample_order: Literal["strided", "contiguous"] = "strided",
         on_missing: Literal["error", "skip"] = "error",
@@ -105,6 +108,7 @@ class CocoDataModule(pl.LightningDataModule):
         self.num_workers = num_workers
         self.val_num_workers = num_workers if val_num_workers is None else val_num_workers
         self.prefetch_factor = prefetch_factor
+        self.collate = partial(collate_detection, pad_to_multiple=pad_to_multiple)
         self.cache_mode = cache_mode
         self.sample_order = sample_order
         self.on_missing = on_missing
@@ -248,7 +252,7 @@ class CocoDataModule(pl.LightningDataModule):
             batch_size=batch_size,
             sampler=sampler,
             drop_last=drop_last,
-            collate_fn=collate_detection,
+            collate_fn=self.collate,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             prefetch_factor=self.prefetch_factor if num_workers > 0 else None,

@@ -226,3 +226,12 @@ def test_real_photographs():
                 assert (boxes[:, 2:] > boxes[:, :2]).all() and (boxes >= 0).all()
                 assert (boxes <= torch.tensor([width, height] * 2) + 1e-3).all()
     assert data.train_set.news() is None and data.val_set.news() is None
+
+
+def test_batches_can_be_padded_to_a_multiple(coco):
+    data = CocoDataModule(coco.root, **SMALL, pad_to_multiple=32)
+    data.setup("validate")
+    for batch in data.val_dataloader():
+        assert all(side % 32 == 0 for side in batch["images"].shape[2:])
+        for mask, target in zip(batch["mask"], batch["targets"], strict=True):
+            assert int((~mask).sum()) == int(target["size"].prod())
