@@ -1,11 +1,13 @@
 """Training speed beside named peers, side by side in one process.
 
-usage: python tools/benchmark.py [network] [augmentation] [loop] [matching] [--threads N] [--pairs N]
+usage: python tools/benchmark.py [SECTION ...] [--threads N] [--pairs N]     (default: all sections)
 
-network       forward and training step of Deformable DETR R50 against transformers' DeformableDetrForObjectDetection
+network       Deformable DETR R50 against transformers' DeformableDetrForObjectDetection: forward, and training step
+              with matching, losses and AdamW
 augmentation  one training picture against DETR's Pillow pipeline
 loop          a step under pl.Trainer with everything that is logged, against the same step in a bare loop
 matching      Hungarian matching of all decoder layers against the all-against-all formulation
+rendering     drawing the embedded world's scenes, alone
 
 Both sides run in turns (A B, B A, ...); the ratio is the median over pairs of CPU seconds, which other programs disturb
 least, and the wall time is printed beside it. Outputs are compared first, so that a fast wrong answer fails.
@@ -35,9 +37,12 @@ from lightning_xai.callbacks.step_seed import StepSeed
 from lightning_xai.data.coco_detection import detection_target
 from lightning_xai.data.detection_transforms import SCALES, Draws, TrainingTransform, resized_shape
 from lightning_xai.data.picture_file import decode_picture
+from lightning_xai.data.render_scene import render
+from lightning_xai.data.scene import SceneRecipe, sample_scene
 from lightning_xai.nets.deformable_detr import DeformableDETR
 from lightning_xai.nets.deformable_detr_checkpoints import load_checkpoint
 from lightning_xai.tasks.detection import DetectionTask, relative_targets
+from lightning_xai.tasks.detection_losses import SetCriterion
 from lightning_xai.tasks.matching import HungarianMatcher, PackedTargets
 from lightning_xai.tasks.parameter_groups import make_optimizer, parameter_groups
 
@@ -82,21 +87,27 @@ def time_network(ours: nn.Module, peer: nn.Module, height: int, width: int, pair
     def forward(net: nn.Module, mask: Tensor) -> dict:
         return net(images, mask)
 
-    def step(net: nn.Module, mask: Tensor, names: tuple[str, str]) -> None:
-        net.zero_grad()
-        outputs = net(images, mask)
-        sum(outputs[name].square().sum() for name in names).backward()
+    boxes, labels = 0.3 * torch.rand(8, 4) + 0.3, torch.randint(91, (8,))
+    optimizers = {net: torch.optim.AdamW(net.parameters(), 1e-6, fused=True) for net in (ours, peer)}
+    criterion = SetCriterion(HungarianMatcher())
+
+    def step(net: nn.Module, loss: Callable[[], Tensor]) -> None:
+        optimizers[net].zero_grad()
+        loss().backward()
+        optimizers[net].step()
+
+    def our_loss() -> Tensor:
+        return criterion(ours(images, mask), [{"boxes": boxes, "labels": labels}]).total
+
+    def peer_loss() -> Tensor:
+        return peer(images, valid, labels=[{"boxes": boxes, "class_labels": labels}]).loss
 
     ours.eval(), peer.eval()
     torch.testing.assert_close(forward(ours, mask)["pred_boxes"], forward(peer, valid)["pred_boxes"], atol=1e-4, rtol=0)
     paired(f"forward {height}x{width}", lambda: forward(ours, mask), lambda: forward(peer, valid), pairs)
     ours.train(), peer.train()
-    paired(
-        f"forward+backward {height}x{width}",
-        lambda: step(ours, mask, ("pred_logits", "pred_boxes")),
-        lambda: step(peer, valid, ("logits", "pred_boxes")),
-        pairs,
-    )
+    name = f"training step {height}x{width}"
+    paired(name, lambda: step(ours, our_loss), lambda: step(peer, peer_loss), pairs)
 
 
 def pillow_augmentation(picture: Image.Image, boxes: Tensor, draws: random.Random) -> tuple[Tensor, Tensor]:
@@ -263,8 +274,18 @@ def time_matching(layers: int, batch: int, queries: int, objects: int, pairs: in
     paired(name, lambda: matcher(logits, boxes, packed), lambda: all_against_all(logits, boxes, targets), 3 * pairs)
 
 
+def rendering(pairs: int, scenes: int = 200) -> None:
+    times = []
+    for repetition in range(pairs):
+        start = time.process_time()
+        for index in range(scenes):
+            render(sample_scene(SceneRecipe(), repetition, "train", index))
+        times.append((time.process_time() - start) / scenes)
+    print(f"  a scene of 128x128, sampled and drawn with masks and boxes: {1000 * statistics.median(times):.2f} ms cpu")
+
+
 def main() -> None:
-    sections = {"network": network, "augmentation": augmentation, "loop": loop, "matching": matching}
+    sections = {f.__name__: f for f in (network, augmentation, loop, matching, rendering)}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(sections)}; default: all")
     parser.add_argument("--threads", type=int, default=1)

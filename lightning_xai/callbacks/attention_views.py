@@ -1,6 +1,6 @@
 """Pictures of what one query of a network with deformable attention looked at, from a recording of its forward pass."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from lightning_xai.draw.palette import name_of
 from lightning_xai.draw.query_evolution import draw_query_evolution
 from lightning_xai.draw.sampling_points import PointPanel, draw_sampling_points
 from lightning_xai.explain.attention_map import level_maps, merged_map
+from lightning_xai.explain.intervention import Extent, extents
 from lightning_xai.explain.query_evolution import evolution_of
 from lightning_xai.explain.recording import DeformableRecord, Recording, record
 from lightning_xai.explain.sampling_points import ImageFrame, cell_centre, cell_of, sampling_points
@@ -34,14 +35,13 @@ class Selection:
     heads: Sequence[int] | None = None
     levels: Sequence[int] | None = None
 
-    def check(self, recording: Recording) -> "Selection":
-        """The selection with every None filled in; raises ValueError for what the recorded network does not have."""
-        count = recording.parts().get(self.part)
-        if count is None:
-            raise ValueError(f"part {self.part!r} was not recorded; choose from {', '.join(recording.parts())}")
-        heads, levels = recording.at(self.part, 0).attention_weights.shape[2:4]
+    def check(self, existing: dict[str, Extent]) -> "Selection":
+        """The selection with every None filled in; raises ValueError for what a network of these extents lacks."""
+        if self.part not in existing:
+            raise ValueError(f"there is no part {self.part!r}; choose from {', '.join(existing)}")
         filled = {}
-        for name, size in (("layers", count), ("heads", heads), ("levels", levels)):
+        for name in ("layers", "heads", "levels"):
+            size = getattr(existing[self.part], name)
             indices = getattr(self, name)
             filled[name] = list(range(size)) if indices is None else [int(i) for i in indices]
             wrong = [i for i in filled[name] if not 0 <= i < size]
@@ -78,8 +78,12 @@ class RecordedImage:
         unknown = sorted(set(views) - set(QUERY_VIEWS))
         if unknown:
             raise ValueError(f"there is no view {unknown[0]!r}; choose from {', '.join(QUERY_VIEWS)}")
-        chosen = selection.check(self.recording)
+        chosen = selection.check(recorded_extents(self.recording))
         return {view: getattr(self, f"_{view}")(query, name, chosen) for view in QUERY_VIEWS if view in views}
+
+    def has_evolution(self) -> bool:
+        """Whether the network gave the predictions of every decoder layer, which `evolution` needs."""
+        return len(self.outputs["reference_points"]) == len(self.outputs.get("aux_outputs", ())) + 2
 
     def evolution(self, class_names: Sequence[str], shown: Sequence[int], title: str = "") -> np.ndarray:
         """The decoder's module view: references, predictions and arrows of the queries `shown`, and all by layer."""
@@ -181,20 +185,27 @@ def plot_attention(
     position_level: int = 0,
     detections: int = 3,
     views: Sequence[str] = QUERY_VIEWS,
+    forward: Callable[[Tensor, Tensor], dict] | None = None,
 ) -> list[Path]:
     """Write pictures of what a network looks at in one image; returns their paths.
 
     images: (1, 3, H, W) normalised; mask: (1, H, W), True on padding; picture: uint8 (h, w, 3) that is drawn on, of any
     size. Of the decoder are shown the object queries `queries`, or those of the `detections` highest scores; of the
     encoder the cell of level `position_level` at `position` (x, y) in pixels of the picture, or at the best detections.
+    forward: what runs the network, e.g. a task that puts interventions on it; by default the network itself.
+    Raises ValueError for what the network or the picture does not have.
     """
+    if position is not None:
+        (x, y), (h, w) = position, picture.shape[:2]
+        if not (0 <= x < w and 0 <= y < h):
+            raise ValueError(f"position {x:g} {y:g} lies outside the picture, which is {w} pixels wide and {h} high")
+    selection.check(extents(net))
     with torch.inference_mode(), record(net) as recording:
-        outputs = net(images, mask)
+        outputs = (forward or net)(images, mask)
     valid = ~mask[0]
     size = (int(valid[:, 0].sum()), int(valid[0].sum()))
     frame = ImageFrame(tuple(mask.shape[1:]), size, picture.shape[:2])
     shown = RecordedImage(picture, recording, outputs, frame)
-    selection.check(recording)
     scores, labels = outputs["pred_logits"][0].float().sigmoid().max(-1)
     if queries is None:
         queries = scores.topk(min(detections, len(scores))).indices.tolist()
@@ -213,7 +224,7 @@ def plot_attention(
             title = f"query {query}: {name_of(int(labels[query]), class_names)} {scores[query]:.2f}"
             for view, drawn in shown.query_views(query, title, selection, views).items():
                 write(f"decoder_query_{query}_{view}", drawn)
-        if len(outputs["reference_points"]) == len(outputs.get("aux_outputs", ())) + 2:
+        if shown.has_evolution():
             best = scores.topk(min(12, len(scores))).indices.tolist()
             paths = sorted({*queries, *best})
             write("decoder_queries", shown.evolution(class_names, paths, "object queries through the decoder"))
@@ -230,6 +241,14 @@ def plot_attention(
         for view, drawn in shown.query_views(token, title, selection, views).items():
             write(f"encoder_level_{position_level}_x{centre[0]:.0f}_y{centre[1]:.0f}_{view}", drawn)
     return written
+
+
+def recorded_extents(recording: Recording) -> dict[str, Extent]:
+    """What a selection can choose from, by part of the recorded network."""
+    return {
+        part: Extent(layers, *recording.at(part, 0).attention_weights.shape[2:])
+        for part, layers in recording.parts().items()
+    }
 
 
 def _listed(indices: Sequence[int]) -> str:

@@ -1,5 +1,6 @@
 """Views of deformable attention during validation: the same objects of the same images every time."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from lightning_xai.callbacks.attention_views import QUERY_VIEWS, RecordedImage, 
 from lightning_xai.callbacks.pictures import log_picture
 from lightning_xai.draw.boxes import draw_boxes
 from lightning_xai.draw.palette import name_of
+from lightning_xai.explain.intervention import extents
 from lightning_xai.explain.recording import record
 from lightning_xai.explain.sampling_points import ImageFrame, cell_of
 
@@ -43,6 +45,9 @@ class DeformableAttentionViews(pl.Callback):
     (boxes beside the truth), "queries" (the decoder's module view) and, for each object, "module", "layers", "grid",
     "points" and "heat". part, layers, heads, levels: which attention; of the encoder, that of the cell at the object's
     centre, of the first level chosen. score_threshold: which boxes "detections" shows.
+
+    A part, layer, head or level that the network does not have raises ValueError before the first step; "queries" is
+    left out, with one warning, of a network that does not give the predictions of every decoder layer.
 
     The module must have `net`, `prepare(batch)`, `detections(outputs, sizes)` and `class_names`. It is run once more
     for each image, without gradients, in eval mode, on the first process alone.
@@ -73,6 +78,7 @@ class DeformableAttentionViews(pl.Callback):
         self.score_threshold = score_threshold
         self.watched: dict[int, WatchedImage] = {}
         self._complete = False  # the images were chosen by a whole validation and stay
+        self._warned = False  # of missing predictions of the decoder's layers
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
@@ -80,6 +86,12 @@ class DeformableAttentionViews(pl.Callback):
                 "DeformableAttentionViews runs the network on the first process alone, which "
                 f"{type(trainer.strategy).__name__} cannot: leave the callback out, or train with ddp"
             )
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.selection.check(extents(pl_module.net))
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.selection.check(extents(pl_module.net))
 
     def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
         if self._complete or trainer.sanity_checking or not trainer.is_global_zero:
@@ -117,7 +129,15 @@ class DeformableAttentionViews(pl.Callback):
         names = pl_module.class_names or []
         if "detections" in self.views:
             yield "detections", self._draw_detections(shown.picture, found, watched, names, title)
-        if "queries" in self.views:
+        if "queries" in self.views and not shown.has_evolution():
+            if not self._warned:
+                warnings.warn(
+                    'the view "queries" is left out: it needs the predictions of every decoder layer, which a network '
+                    "with aux_loss=False does not give",
+                    stacklevel=2,
+                )
+            self._warned = True
+        elif "queries" in self.views:
             best = scores.max(-1).values.topk(min(12, len(scores))).indices.tolist()
             yield (
                 "queries",

@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-COCO_NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+from lightning_xai.evaluate.detection_ap import AP_NAMES
 
 
 class EpochLog(pl.Callback):
@@ -24,6 +24,7 @@ class EpochLog(pl.Callback):
         self.steps = 0
         self.training_seconds = 0.0
         self.started = 0.0
+        self.validated = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Not on_fit_start: a resumed run's counters are restored after it, and it may begin in mid-epoch.
@@ -46,15 +47,14 @@ class EpochLog(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.started = time.perf_counter()
+        self.validated = not trainer.sanity_checking
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         line: dict[str, Any] = {f"train_{k}": v for k, v in pl_module.epoch_losses("train").items()}
-        validated = (
-            trainer.enable_validation and (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
-        )
+        validated, self.validated = self.validated, False
         if validated:
             line |= {f"test_{k}": v for k, v in pl_module.epoch_losses("val").items()}
-            line["test_coco_eval_bbox"] = [pl_module.last_ap[name] for name in COCO_NUMBERS]
+            line["test_coco_eval_bbox"] = [pl_module.last_ap[name] for name in AP_NAMES]
         line["epoch"] = trainer.current_epoch
         line["n_parameters"] = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
         line["seconds_per_step"] = self.training_seconds / max(self.steps, 1)

@@ -13,16 +13,16 @@ def keeps_checkpoint(epoch: int, lr_drop: int | None, every: int = 5) -> bool:
 class KeptCheckpoints(pl.Callback):
     """Keep `<run folder>/checkpoints/epoch_NNNN.ckpt` every few epochs and before each drop of the learning rate.
 
-    lr_drop: epochs between drops, None where the rate does not drop. Source: the original Deformable DETR's
-    `checkpointNNNN.pth`.
+    The module's `lr_drop`, where it has one, says how many epochs lie between drops. Source: the original Deformable
+    DETR's `checkpointNNNN.pth`.
     """
 
-    def __init__(self, every: int = 5, lr_drop: int | None = None) -> None:
+    def __init__(self, every: int = 5) -> None:
         if every < 1:
             raise ValueError(f"every={every} must be at least 1 epoch; leave the callback out to keep no checkpoint")
-        self.every, self.lr_drop = every, lr_drop
+        self.every = every
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if keeps_checkpoint(trainer.current_epoch, self.lr_drop, self.every):
+        if keeps_checkpoint(trainer.current_epoch, getattr(pl_module, "lr_drop", None), self.every):
             folder = Path(trainer.default_root_dir) / "checkpoints"
             trainer.save_checkpoint(folder / f"epoch_{trainer.current_epoch:04d}.ckpt")

@@ -12,14 +12,14 @@ def configured_with_weights(words: list[str], checkpoint: Path | None) -> Traini
 
     Its weights are those of `checkpoint` (of this project), or of the file that `--model.checkpoint` names.
     """
-    cli = TrainingCLI(words, run=False)
+    if checkpoint is not None and not checkpoint.is_file():
+        raise SystemExit(f"--ckpt_path '{checkpoint}': no such file; give one such as RUN/checkpoints/best.ckpt")
+    cli = TrainingCLI(words, run=False, checkpoint=checkpoint)
     cli.model.eval()
     if checkpoint is None:
         if not cli.config.get("model.init_args.checkpoint"):
             raise SystemExit("no weights: give --ckpt_path RUN/checkpoints/best.ckpt, or --model.checkpoint FILE")
         return cli
-    if not checkpoint.is_file():
-        raise SystemExit(f"--ckpt_path '{checkpoint}': no such file; give one such as RUN/checkpoints/best.ckpt")
     weights = torch.load(checkpoint, map_location="cpu", weights_only=True)
     if "state_dict" not in weights:
         raise SystemExit(
@@ -27,4 +27,5 @@ def configured_with_weights(words: list[str], checkpoint: Path | None) -> Traini
             "weights of other repositories are given as --model.checkpoint FILE"
         )
     cli.model.load_state_dict(weights["state_dict"])
+    cli.model.on_load_checkpoint(weights)
     return cli

@@ -14,9 +14,7 @@ from lightning_xai.draw.curves import DEFAULT_FIELDS, draw_curves
 from lightning_xai.draw.training_data import LabelledImage, box_density, draw_box_density, draw_training_data
 from lightning_xai.draw.training_log import read_training_log
 
-CONFIGURED = (
-    "All other options are those of `fit` (see `lightning-xai fit --help`): --config FILE, --model.x, --data.x."
-)
+CONFIGURED = "All other options are those of `fit`: --config FILE, --model.x, --data.x, --trainer.x."
 
 
 def run(command: str, words: list[str]) -> int:
@@ -47,9 +45,7 @@ def attention(words: list[str]) -> int:
     cli = configured_with_weights(rest, options.ckpt_path)
     task, module = cli.model, cli.datamodule
     raw, name = _validation_picture(module, options.index) if options.input is None else _file(options.input)
-    image = _as_evaluated(module, raw)
-    mask = torch.zeros(1, *image.shape[1:], dtype=torch.bool)
-    images, mask = task.prepare({"images": image[None], "mask": mask})
+    images, mask = task.prepare(_as_evaluated(module, raw))
     folder = options.out or cli.run_dir / "attention" / name
     written = plot_attention(
         task.net,
@@ -57,13 +53,14 @@ def attention(words: list[str]) -> int:
         mask,
         raw.permute(1, 2, 0).contiguous().numpy(),
         folder,
-        task.class_names or module.class_names,
+        task.class_names or module.class_names or [],
         Selection(options.part, options.layer, options.head, options.level),
         queries=options.query,
         position=None if options.position is None else tuple(options.position),
         position_level=options.position_level,
         detections=options.detections,
         views=options.views,
+        forward=task,
     )
     print(*written, sep="\n")
     return 0
@@ -82,13 +79,13 @@ def _validation_picture(module: pl.LightningDataModule, index: int) -> tuple[Ten
     return module.val_set.load(index)[0], f"val_{index}"
 
 
-def _as_evaluated(module: pl.LightningDataModule, picture: Tensor) -> Tensor:
-    """The picture as the network gets it in validation: only its size changes."""
+def _as_evaluated(module: pl.LightningDataModule, picture: Tensor) -> dict:
+    """The picture as the one sample of a validation batch."""
     from lightning_xai.data.coco_detection import detection_target
 
     none = torch.zeros(0)
     target = detection_target(none.view(0, 4), none.long(), none, none.long(), tuple(picture.shape[1:]))
-    return module.evaluation_transform(picture, target)[0]
+    return module.collate([module.evaluation_transform(picture, target)])
 
 
 def data(words: list[str]) -> int:
@@ -103,21 +100,21 @@ def data(words: list[str]) -> int:
 
     cli = TrainingCLI(rest, run=False)
     module = cli.datamodule
+    module.cache_mode = False  # a few pictures do not need the whole set in memory
     module.setup("fit")
     train = module.train_set
     chosen = torch.linspace(0, len(train) - 1, min(options.samples, len(train))).long().tolist()
     rows = [
-        [_labelled(train.load(index), "stored")]
+        [_labelled(train.load_readable(index), "stored")]
         + [_labelled(train[(epoch, index)], f"epoch {epoch}") for epoch in range(options.epochs)]
         for index in chosen
     ]
     folder = options.out or cli.run_dir / "data"
     write_picture(folder / "samples.png", draw_training_data(rows, module.class_names, "training data"))
-    many = [train.load(index)[1] for index in range(min(len(train), 500))]
-    boxes = [target["boxes"].numpy() for target in many]
-    density = box_density(boxes, [tuple(target["size"].tolist()) for target in many])
+    boxes, sizes = zip(*(train.boxes(index) for index in range(len(train))), strict=True)
     count = sum(map(len, boxes))
-    write_picture(folder / "box_density.png", draw_box_density(density, count, f"boxes of {len(many)} pictures"))
+    density = box_density([box.numpy() for box in boxes], sizes)
+    write_picture(folder / "box_density.png", draw_box_density(density, count, f"boxes of {len(boxes)} pictures"))
     print(folder / "samples.png", folder / "box_density.png", sep="\n")
     return 0
 

@@ -16,6 +16,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lightning_xai.callbacks.atomic_checkpoint import AtomicCheckpointIO
 from lightning_xai.callbacks.epoch_log import EpochLog
+from lightning_xai.callbacks.last_checkpoint import LastCheckpoint
 from lightning_xai.callbacks.step_seed import StepSeed
 from lightning_xai.callbacks.write_detections import WriteDetections
 from lightning_xai.cli.configuration import config_files, expand_extends
@@ -33,10 +34,14 @@ class SaveRunConfig(SaveConfigCallback):
 
 
 class TrainingCLI(LightningCLI):
-    """Lightning's CLI plus `--run_dir` (everything a run writes) and the callbacks that every run has."""
+    """Lightning's CLI plus `--run_dir` (what a run writes) and the callbacks that every run has.
 
-    def __init__(self, arguments: list[str], run: bool = True) -> None:
+    checkpoint: where the weights will come from when no subcommand is run.
+    """
+
+    def __init__(self, arguments: list[str], run: bool = True, checkpoint: Path | None = None) -> None:
         quieten()
+        self.checkpoint = checkpoint
         self.config_files = config_files(arguments)
         self.runs_subcommand = run
         super().__init__(
@@ -70,6 +75,44 @@ class TrainingCLI(LightningCLI):
         self.run_dir = Path(settings.run_dir or settings.trainer.default_root_dir or f"runs/{name}")
         settings.trainer.default_root_dir = settings.run_dir = str(self.run_dir)
         settings.extends = None  # a saved configuration is complete
+        self._find_checkpoint(settings)
+
+    def _find_checkpoint(self, settings: Any) -> None:
+        """Decide where the weights come from; evaluating random ones is refused."""
+        given = settings.get("ckpt_path") if self.runs_subcommand else self.checkpoint
+        if given in ("last", "best"):
+            given = self.run_dir / "checkpoints" / f"{given}.ckpt"
+        exists = given is not None and Path(given).is_file()
+        if self.subcommand in ("validate", "test", "predict"):
+            if given is not None and not exists:
+                raise SystemExit(f"--ckpt_path '{given}': no such file; give one such as RUN/checkpoints/best.ckpt")
+            if given is None and not settings.get("model.init_args.checkpoint"):
+                raise SystemExit("no weights: give --ckpt_path RUN/checkpoints/best.ckpt, or --model.checkpoint FILE")
+            settings.ckpt_path = None if given is None else str(given)
+        self.starts_from_checkpoint = exists
+
+    def instantiate_classes(self) -> None:
+        """As Lightning does; what a checkpoint will replace is not read first, and a bad argument is one sentence."""
+        settings = self.settings
+        replaced = {
+            "model.init_args.checkpoint": None,
+            "model.init_args.drop_class_heads": False,
+            "model.init_args.net.init_args.backbone_weights": None,
+        }
+        kept = {key: settings.get(key) for key in replaced if self.starts_from_checkpoint and key in settings}
+        for key in kept:
+            settings[key] = replaced[key]
+        try:
+            super().instantiate_classes()
+        except (ValueError, OSError) as error:
+            cause: BaseException = error
+            while cause.__cause__ is not None or cause.__context__ is not None:
+                cause = cause.__cause__ or cause.__context__
+            if isinstance(cause, (ValueError, OSError)):
+                raise SystemExit(f"lightning-xai: {cause}") from error
+            raise
+        for key, value in kept.items():  # the saved configuration says what the user gave
+            settings[key] = value
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         given = self._get(self.config_init, "trainer")
@@ -103,8 +146,8 @@ class TrainingCLI(LightningCLI):
                 ModelCheckpoint(
                     folder, filename="best", monitor=settings.monitor, mode="max", enable_version_counter=False
                 ),
-                ModelCheckpoint(folder, every_n_train_steps=steps, save_on_exception=True, **last),
-                ModelCheckpoint(folder, every_n_epochs=1, save_on_train_epoch_end=True, **last),
+                LastCheckpoint(folder, every_n_train_steps=steps, save_on_exception=True, **last),
+                LastCheckpoint(folder, every_n_epochs=1, save_on_train_epoch_end=True, **last),
             ]
         return callbacks
 
@@ -127,7 +170,8 @@ class TrainingCLI(LightningCLI):
             summary = f"AP={ap['AP']:.3f} AP50={ap['AP50']:.3f} "
         else:
             summary = ""
-        print(f"{summary}train_seconds={seconds:.0f} pictures={self.run_dir / 'pictures'}", flush=True)
+        pictures = self.run_dir / "pictures"
+        print(f"{summary}train_seconds={seconds:.0f} pictures={pictures if pictures.exists() else 'none'}", flush=True)
 
     def after_validate(self) -> None:
         ap = getattr(self.model, "last_ap", None)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Sequence
 from functools import cached_property, partial
@@ -9,13 +10,12 @@ from pathlib import Path
 from typing import Literal
 
 import pytorch_lightning as pl
-import torch
-from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from lightning_xai.data.coco_annotations import CocoAnnotations, read_annotations, read_categories, unannotated
 from lightning_xai.data.coco_detection import CocoDetection, find_missing
 from lightning_xai.data.detection_batch import collate_detection
+from lightning_xai.data.detection_loader import detection_loader
 from lightning_xai.data.detection_transforms import SCALES, EvaluationTransform, TrainingTransform
 from lightning_xai.data.picture_file import MAX_PIXELS, list_pictures
 from lightning_xai.data.samplers import (
@@ -45,8 +45,8 @@ class CocoDataModule(pl.LightningDataModule):
         scales: Short sides in pixels, of which training draws one and evaluation takes the largest.
         max_size: Largest long side in pixels.
         crop_scales, crop_range, crop_probability, flip_probability: See `TrainingTransform`.
-        pad_to_multiple: Round the height and width of every batch up to a multiple of it. On a CPU that bounds the number
-            of different shapes, for each of which oneDNN keeps memory.
+        pad_to_multiple: Round the height and width of every batch up to a multiple of it. On a CPU that bounds the
+            number of different shapes, for each of which oneDNN keeps memory.
         cache_mode: Hold the image files in memory, on each node a share a process; a training process then sees
             only images of its own share, as with the reference's `NodeDistributedSampler`.
         sample_order: "strided": the global batches do not depend on the number of processes; "contiguous": each
@@ -130,7 +130,7 @@ class CocoDataModule(pl.LightningDataModule):
     @cached_property
     def categories(self) -> dict[int, str]:
         """Category names by id, of the training and the validation file together."""
-        files = [file for file in self.annotation_files.values() if file is not None and file.is_file()]
+        files = self._existing_annotation_files()
         if not files:
             given = [str(file) for file in self.annotation_files.values() if file is not None]
             raise FileNotFoundError(
@@ -145,9 +145,17 @@ class CocoDataModule(pl.LightningDataModule):
                     )
         return categories
 
+    def _existing_annotation_files(self) -> list[Path]:
+        return [file for file in self.annotation_files.values() if file is not None and file.is_file()]
+
     @property
-    def class_names(self) -> list[str]:
-        """Names by label; "" for an id that no category has."""
+    def class_names(self) -> list[str] | None:
+        """Names by label, "" for an id that no category has; None where there is no annotation file.
+
+        `predict` over a folder of pictures needs no annotations; `fit`, `validate` and `test` raise in `setup`.
+        """
+        if not self._existing_annotation_files():
+            return None
         return [self.categories.get(label, "") for label in range(self.num_classes)]
 
     @property
@@ -188,7 +196,7 @@ class CocoDataModule(pl.LightningDataModule):
                 raise FileNotFoundError(f"{what}; add them, or leave them out with on_missing=skip.")
             annotations = annotations.without_images(missing)
             annotations.faults["missing images left out"] = (int(missing.sum()), names[0])
-        rank_zero_info(annotations.summary())
+        self._say(annotations.summary())
         return annotations
 
     def _detection(self, folder, annotations, transform, seed=0, with_ground_truth=False) -> CocoDetection:
@@ -197,9 +205,12 @@ class CocoDataModule(pl.LightningDataModule):
     def _cache(self, dataset: CocoDetection, indices: list[int]) -> None:
         if self.cache_mode:
             dataset.hold_in_memory(indices)
-            rank_zero_info(
-                f"{dataset.folder}: {len(dataset.cache)} images held in {dataset.cache.nbytes / 2**20:.0f} MiB."
-            )
+            self._say(f"{dataset.folder}: {len(dataset.cache)} images held in {dataset.cache.nbytes / 2**20:.0f} MiB.")
+
+    def _say(self, line: str) -> None:
+        # Neither Lightning's logger, which the command line silences, nor the standard output, which is for results.
+        if self._process()[0] == 0:
+            print(line, file=sys.stderr, flush=True)
 
     def _process(self) -> tuple[int, int, int, int]:
         """Rank, number of processes, rank on this node, number of processes on this node."""
@@ -246,18 +257,8 @@ class CocoDataModule(pl.LightningDataModule):
         return self._loader(dataset, self._evaluation_sampler(dataset), self.val_batch_size, self.val_num_workers)
 
     def _loader(self, dataset, sampler, batch_size: int, num_workers: int, drop_last: bool = False) -> DataLoader:
-        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return DataLoader(
-            dataset,
-            batch_size=batch_size,
-            sampler=sampler,
-            drop_last=drop_last,
-            collate_fn=self.collate,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            prefetch_factor=self.prefetch_factor if num_workers > 0 else None,
-            pin_memory=on_cuda,
-            generator=torch.Generator(),  # an iterator draws its workers' seeds: not from the global random state
+        return detection_loader(
+            dataset, sampler, batch_size, num_workers, self.collate, self.trainer, drop_last, self.prefetch_factor
         )
 
     def on_before_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:

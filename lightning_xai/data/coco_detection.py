@@ -102,12 +102,26 @@ class CocoDetection(Dataset):
             }
         return image, target
 
+    def boxes(self, index: int) -> tuple[Tensor, tuple[int, int]]:
+        """Boxes (R, 4) xyxy in pixels that a detector is trained on in picture `index`, and its (h, w).
+
+        The size is the stated one. Only where the annotations state none the picture is read, and where it is
+        unreadable these are the boxes of the one put in its place. Raises: UnreadablePicture, as `load_readable`.
+        """
+        height, width = self.annotations.shapes[index].tolist()
+        if height and width:
+            target = detection_target(*self.annotations.of_image(index), (height, width))
+        else:
+            _, target = self.load_readable(index)
+            height, width = target["size"].tolist()
+        return target["boxes"], (height, width)
+
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        image, target = self._load_readable(index)
+        image, target = self.load_readable(index)
         return self.transform(image, target, Draws(sample_seed(self.seed, epoch, index)))
 
-    def _load_readable(self, index: int) -> Sample:
+    def load_readable(self, index: int) -> Sample:
         """Sample `index`, or the first one after it that can be read: the same one in every process and epoch."""
         for candidate in range(index, index + len(self)):
             candidate %= len(self)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lightning_xai.data.detection_batch import collate_detection
+from lightning_xai.data.detection_loader import detection_loader
 from lightning_xai.data.render_scene import render
 from lightning_xai.data.samplers import EvaluationSampler, TrainingSampler, resume_position, strided_order
 from lightning_xai.data.scene import Scene, SceneRecipe, sample_scene
@@ -108,6 +109,15 @@ class EmbeddedDetection(Dataset):
         target |= {"image_id": torch.tensor(index), "size": size, "orig_size": size.clone()}
         return torch.from_numpy(pixels), target
 
+    def load_readable(self, index: int) -> tuple[Tensor, dict[str, Any]]:
+        """The same as `load`, as every scene can be drawn; data sets of files put a readable picture instead."""
+        return self.load(index)
+
+    def boxes(self, index: int) -> tuple[Tensor, tuple[int, int]]:
+        """Boxes (R, 4) xyxy in pixels of sample `index` as it is drawn, and its (h, w)."""
+        _, annotations = self._drawn(index)
+        return torch.from_numpy(annotations[:, :4].copy()), (self.recipe.height, self.recipe.width)
+
     def __getitem__(self, index: int | tuple[int, int]) -> tuple[Tensor, dict[str, Any]]:
         """Sample `index`, or the pair (epoch, index) of a training sampler; without an epoch it is epoch 0."""
         epoch, index = index if isinstance(index, tuple) else (0, index)
@@ -191,6 +201,8 @@ class EmbeddedDetectionModule(pl.LightningDataModule):
     def val_set(self) -> EmbeddedDetection:
         return self.dataset("val")
 
+    collate = staticmethod(collate_detection)
+
     @staticmethod
     def evaluation_transform(image: Tensor, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         """Scenes are evaluated as they are drawn."""
@@ -230,13 +242,6 @@ class EmbeddedDetectionModule(pl.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _loader(self, dataset: EmbeddedDetection, sampler: Sampler, batch_size: int, drop_last: bool) -> DataLoader:
-        return DataLoader(
-            dataset,
-            batch_size=batch_size,
-            sampler=sampler,
-            drop_last=drop_last,
-            collate_fn=collate_detection,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
+        return detection_loader(
+            dataset, sampler, batch_size, self.num_workers, collate_detection, self.trainer, drop_last
         )

@@ -9,7 +9,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
 from lightning_xai.draw.palette import TRUTH, category_colour, name_of
-from lightning_xai.draw.sheet import SMALL, Sheet, show_image
+from lightning_xai.draw.sheet import SMALL, Sheet, add_caption, show_image
 
 
 def draw_boxes(
@@ -22,7 +22,7 @@ def draw_boxes(
     title: str = "",
 ) -> np.ndarray:
     """A picture with its boxes (N, 4) xyxy in pixels, named by class and score, over dashed ground truth (G, 4)."""
-    sheet = Sheet(image.shape[:2], title=title, captions=1, legend=1)
+    sheet = Sheet(image.shape[:2], title=title)
     (axes,) = sheet.panels
     show_image(axes, image)
     if truth is not None:
@@ -35,7 +35,7 @@ def draw_boxes(
     if kinds:
         sheet.legend(kinds)
     count = f"{len(boxes)} boxes" + (f", {hidden} without room for a name" if hidden else "")
-    axes.set_title(count, fontsize=SMALL + 0.5, loc="left", pad=4)
+    add_caption(axes, count)
     return sheet.picture()
 
 
@@ -103,7 +103,9 @@ def add_names(sheet: Sheet, axes: Axes, names: Sequence[tuple[Sequence[float], s
             hidden += 1
             continue
         taken.append((*place, place[0] + size[0], place[1] + size[1]))
-        label.set_position((place[0] + 2, place[1] + 2))
+        # In shares of the panel, which the sheet may still move.
+        label.set_transform(axes.transAxes)
+        label.set_position(axes.transAxes.inverted().transform((place[0] + 2, place[1] + 2)))
     return hidden
 
 

@@ -38,8 +38,7 @@ def draw_heat_maps(
     """Maps over the greyed picture; each panel has its own scale, whose largest value its caption tells."""
     columns = min(columns, len(panels))
     size = panel_size or {1: 720, 2: 480, 3: 400}.get(columns, 300)
-    marked = box is not None or reference is not None
-    sheet = Sheet(image.shape[:2], math.ceil(len(panels) / columns), columns, size, title, bar=True, legend=int(marked))
+    sheet = Sheet(image.shape[:2], math.ceil(len(panels) / columns), columns, size, title, bar=True)
     colours = heat_colours()
     for axes, panel in zip(sheet.panels, panels, strict=False):
         largest = float(panel.heat.max())

@@ -35,7 +35,7 @@ def draw_query_evolution(
     shown = np.arange(count) if shown is None else np.asarray(shown)
     columns = 3
     title = f"{title}\nfirst row: {len(shown)} of {count} queries; the panels of single layers: all queries"
-    sheet = Sheet(image.shape[:2], 1 + math.ceil(depth / columns), columns, 400, title.strip(), legend=2)
+    sheet = Sheet(image.shape[:2], 1 + math.ceil(depth / columns), columns, 400, title.strip())
     first, between, whole, *layers = sheet.panels
 
     show_image(first, image, "reference points before and after each layer")

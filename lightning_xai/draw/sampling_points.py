@@ -11,7 +11,7 @@ from matplotlib.patheffects import withStroke
 
 from lightning_xai.draw.boxes import add_box
 from lightning_xai.draw.palette import WEIGHTS
-from lightning_xai.draw.sheet import SMALL, Sheet, show_image
+from lightning_xai.draw.sheet import SMALL, Sheet, fit_text, show_image
 
 _BOX = "#FFFFFF"
 _REFERENCE_BOX = "#56B4E9"
@@ -65,8 +65,7 @@ def draw_sampling_points(
     size = panel_size or {1: 720, 2: 480, 3: 400}.get(columns, 200)
     view = surroundings(image.shape[:2], panels) if zoom else (0, 0, image.shape[1], image.shape[0])
     shape = (view[3] - view[1], view[2] - view[0])
-    narrow = columns * size * min(1, shape[1] / shape[0]) < 700
-    sheet = Sheet(shape, rows, columns, size, title, bar=True, legend=2 if narrow else 1)
+    sheet = Sheet(shape, rows, columns, size, title, bar=True)
     largest = max((float(p.weights.max(initial=0.0)) for p in panels), default=0.0) or 1.0
     for axes, panel in zip(sheet.panels, panels, strict=False):
         show_image(axes, image, panel.caption)
@@ -113,7 +112,8 @@ def add_points(axes: Axes, panel: PointPanel, largest: float, scale: float = 1.0
         if scale <= 0.5:
             note = f"{lost:.0%} of it outside"
         style = {"color": "white", "path_effects": _HALO, "fontsize": SMALL}
-        axes.text(0.01, 0.01, note, transform=axes.transAxes, zorder=5, **style)
+        text = axes.text(0.01, 0.01, note, transform=axes.transAxes, zorder=5, **style)
+        fit_text(text, 0.98 * axes.get_window_extent().width)
 
 
 def surroundings(shape: tuple[int, int], panels: Sequence[PointPanel]) -> tuple[float, float, float, float]:

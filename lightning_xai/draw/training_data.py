@@ -8,7 +8,7 @@ import numpy as np
 
 from lightning_xai.draw.boxes import add_named_boxes, class_legend
 from lightning_xai.draw.palette import heat_colours
-from lightning_xai.draw.sheet import Sheet, show_image
+from lightning_xai.draw.sheet import Sheet, add_caption, show_image
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def draw_training_data(
     ratio = float(np.median([item.image.shape[0] / item.image.shape[1] for row in rows for item in row]))
     shape = (1000 * min(1.0, ratio), 1000 * min(1.0, 1 / ratio))
     labels = np.concatenate([item.labels for row in rows for item in row])
-    sheet = Sheet((round(shape[0]), round(shape[1])), len(rows), columns, panel_size, title, legend=1)
+    sheet = Sheet((round(shape[0]), round(shape[1])), len(rows), columns, panel_size, title)
     for index, axes in enumerate(sheet.panels):
         row, column = divmod(index, columns)
         if column >= len(rows[row]):
@@ -87,6 +87,6 @@ def draw_box_density(density: np.ndarray, count: int, title: str = "") -> np.nda
     (axes,) = sheet.panels
     axes.imshow(density, heat_colours(), vmin=0, vmax=1, extent=(0, 1, 1, 0), interpolation="bilinear")
     axes.set(xticks=[], yticks=[])
-    axes.set_title(f"{count} boxes, positions relative to their image", fontsize=9, loc="left")
+    add_caption(axes, f"{count} boxes, positions relative to their image")
     sheet.colour_bar(heat_colours(), 1.0, "density of boxes / largest")
     return sheet.picture()

@@ -233,6 +233,16 @@ class DetectionTask(pl.LightningModule):
         """Means of this epoch's losses over steps and processes, keys as in the original's log; a collective call."""
         return self._means[stage].epoch()
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["train_loss_means"] = self._means["train"].state()
+        checkpoint["class_names"] = self.class_names
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # a run that goes on in mid-epoch goes on with that epoch's means; a new epoch begins anew
+        self._means["train"].restore(checkpoint.get("train_loss_means"))
+        if self.class_names is None:  # pictures without annotations come without names
+            self.class_names = checkpoint.get("class_names")
+
     def configure_optimizers(self) -> dict:
         groups = parameter_groups(self.net, **self.group_options)
         fused = self.trainer.precision != "16-mixed"
@@ -264,9 +274,17 @@ class DetectionTask(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        self._grad_norm = nn.utils.get_total_norm(gradients)
+        # with float16's scaled gradients an infinite norm is usual: the scaler leaves such a step out
+        if self.trainer.precision != "16-mixed" and not self._grad_norm.isfinite():
+            raise FloatingPointError(
+                f"the gradients are not finite in epoch {self.current_epoch}, step {self.global_step}, so the weights "
+                "are left as they are. The checkpoints so far are good; a lower learning rate usually cures it"
+            )
         if self.clip_max_norm > 0:
-            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            self._grad_norm = nn.utils.clip_grad_norm_(parameters, self.clip_max_norm)
+            nn.utils.clip_grads_with_norm_(parameters, self.clip_max_norm, self._grad_norm)
 
     def on_validation_epoch_start(self) -> None:
         self._begin_evaluation("val")

@@ -1,6 +1,7 @@
 """Means of many losses over an epoch and between two log lines, kept in one tensor on the device."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
@@ -17,6 +18,20 @@ class LossMeans:
     def reset(self) -> None:
         self._sums: Tensor | None = None
         self._steps = 0
+        self._restored: Mapping[str, Any] | None = None
+
+    def state(self) -> dict[str, Any] | None:
+        """What a checkpoint keeps of an unfinished epoch: the sums of the process that writes it."""
+        if self._sums is None:
+            return None
+        sums, weights = self._sums.tolist(), self._weights.tolist()
+        return {"names": list(self._names), "weights": weights, "sums": sums, "steps": self._steps}
+
+    def restore(self, state: Mapping[str, Any] | None) -> None:
+        """Go on from what `state` gave."""
+        self.reset()
+        if state is not None:
+            self._restored = state
 
     def add(self, losses: Losses) -> None:
         values = losses.values.detach()
@@ -27,6 +42,10 @@ class LossMeans:
                 values.clone(),
                 (0.0, 0),
             )
+            if self._restored is not None and tuple(self._restored["names"]) == losses.names:
+                self._sums += values.new_tensor(self._restored["sums"])
+                self._steps = self._restored["steps"]
+                self._logged = (values.new_tensor(self._restored["sums"]), self._steps)
         else:
             self._sums += values
         self._steps += 1

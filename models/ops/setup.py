@@ -6,7 +6,6 @@ setup(
     name="ms_deform_attn",
     version="0.1.0",
     description="Multi-scale deformable attention as a torch operator for CPU and CUDA, with its module.",
-    license="Apache-2.0",
     packages=["ms_deform_attn"],
     python_requires=">=3.10",
     install_requires=["torch>=2.9"],

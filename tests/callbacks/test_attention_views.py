@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from lightning_xai.callbacks import attention_views
 from lightning_xai.callbacks.attention_views import QUERY_VIEWS, RecordedImage, Selection, plot_attention
+from lightning_xai.explain.intervention import Intervention, extents
 from lightning_xai.explain.recording import record
 from lightning_xai.explain.sampling_points import ImageFrame
 
@@ -58,10 +60,31 @@ def test_points_of_a_padded_image_lie_where_the_network_looked(detector, image):
         outputs = net(*image)
     frame = ImageFrame((64, 96), (48, 64), (96, 128))
     shown = RecordedImage(PICTURE, recording, outputs, frame)
-    chosen = Selection().check(recording)
+    chosen = Selection().check(extents(net))
     panel = shown._panel(3, chosen, 1, chosen.heads, levels=[0, 1])
     np.testing.assert_allclose(panel.xy, np.tile(panel.reference, (len(panel.xy), 1)), rtol=1e-4)
     assert len(panel.xy) == 2 * 2 * 2
+
+
+def test_views_show_the_weights_under_the_given_forward(detector, image, tmp_path, monkeypatch):
+    """A muted head has no weight in what is drawn."""
+    net = detector().eval()
+
+    def forward(images, mask):
+        with Intervention("decoder", heads=[0]).applied(net):
+            return net(images, mask)
+
+    drawn = []
+
+    def draw(picture, panels, **_):
+        drawn.append(panels[0].weights.max())
+        return picture
+
+    monkeypatch.setattr(attention_views, "draw_sampling_points", draw)
+    for run in (None, forward):
+        plot(net, image, tmp_path, queries=[2], views=["points"], selection=Selection(heads=[0]), forward=run)
+    assert drawn[0] > 0
+    assert drawn[1] == 0
 
 
 @pytest.mark.parametrize(
@@ -70,10 +93,13 @@ def test_points_of_a_padded_image_lie_where_the_network_looked(detector, image):
         ({"selection": Selection(layers=[2])}, "layer 2 does not exist; the decoder has layers 0 to 1"),
         ({"selection": Selection(heads=[-1])}, "head -1 does not exist; the decoder has heads 0 to 1"),
         ({"selection": Selection(levels=[])}, "no levels are chosen; the decoder has levels 0 to 2"),
-        ({"selection": Selection("neck")}, "part 'neck' was not recorded; choose from encoder, decoder"),
+        ({"selection": Selection("neck")}, "no part 'neck'; choose from encoder, decoder"),
         ({"queries": [6]}, "no object query 6; queries go from 0 to 5"),
         ({"views": ["all"]}, "no view 'all'; choose from module, layers"),
-        ({"selection": Selection("encoder"), "position": (300, 2)}, "lies outside the image"),
+        (
+            {"selection": Selection("encoder"), "position": (128, 60)},
+            "position 128 60 lies outside .* 128 pixels wide and 96 high",
+        ),
         ({"selection": Selection("encoder"), "position": (3, 2), "position_level": 3}, "no feature level 3"),
     ],
 )

@@ -45,7 +45,9 @@ def test_same_samples_and_objects_every_epoch(trainer, task, validation_batches,
 def test_every_n_epochs_and_sanity_check(trainer, task, validation_batches, tmp_path):
     callback = DeformableAttentionViews(samples=1, detections=1, views=["heat"], every_n_epochs=2)
     fit(trainer, task(), validation_batches, max_epochs=3, callbacks=[callback], num_sanity_val_steps=1)
-    assert pictures(tmp_path) == ["attention/image_10/object_0/decoder_heat/step_00000004.png"]
+    # Two steps an epoch: the second epoch, and the third because it is the last; nothing of the sanity check.
+    heat = "attention/image_10/object_0/decoder_heat"
+    assert pictures(tmp_path) == [f"{heat}/step_00000004.png", f"{heat}/step_00000006.png"]
 
 
 def test_all_views_of_both_parts_under_validate(trainer, task, validation_batches, tmp_path):
@@ -153,6 +155,28 @@ def test_views_show_the_weights_under_the_tasks_intervention(trainer, task, vali
     trainer(callbacks=[callback]).validate(made, validation_batches(), verbose=False)
     assert seen[0][:, :, 0].abs().max() == 0
     assert seen[0][:, :, 1].min() > 0
+
+
+def test_without_predictions_of_every_layer_one_warning(trainer, task, validation_batches, tmp_path):
+    callback = DeformableAttentionViews(samples=2, detections=1, views=["queries", "points"])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer(callbacks=[callback], max_epochs=2).fit(
+            task(aux_loss=False), validation_batches(), validation_batches()
+        )
+    assert len([w for w in caught if 'view "queries" is left out' in str(w.message)]) == 1
+    assert {name.split("/")[2] for name in pictures(tmp_path)} == {"object_0"}
+
+
+@pytest.mark.parametrize("options", [{"layers": [2]}, {"heads": [5]}, {"levels": [3]}, {"part": "neck"}])
+@pytest.mark.parametrize("stage", ["fit", "validate"])
+def test_a_selection_that_does_not_exist_is_told_at_the_start(trainer, task, validation_batches, options, stage):
+    callback, batches = DeformableAttentionViews(**options), validation_batches()
+    made = trainer(callbacks=[callback], num_sanity_val_steps=0)
+    with pytest.raises(ValueError, match=r"does not exist; the decoder has|no part 'neck'; choose from"):
+        made.fit(task(), batches, batches) if stage == "fit" else made.validate(task(), batches)
+    assert made.global_step == 0
+    assert callback.watched == {}
 
 
 def test_other_processes_draw_nothing(task, validation_batches):

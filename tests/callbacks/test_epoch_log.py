@@ -6,25 +6,25 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lightning_xai.callbacks.epoch_log import COCO_NUMBERS, EpochLog
+from lightning_xai.callbacks.epoch_log import EpochLog
+from lightning_xai.evaluate.detection_ap import AP_NAMES
 
 
 class Task(torch.nn.Linear):
     device = torch.device("cpu")
-    last_ap = dict.fromkeys(COCO_NUMBERS, 0.5)
+    last_ap = dict.fromkeys(AP_NAMES, 0.5)
 
     def epoch_losses(self, stage):
         return {"loss": 1.0 if stage == "train" else 2.0, "class_error": 40.0}
 
 
-def trainer(folder, epoch, step, every=1):
+def trainer(folder, epoch, step):
     return SimpleNamespace(
         default_root_dir=folder,
         current_epoch=epoch,
         global_step=step,
         is_global_zero=True,
-        enable_validation=True,
-        check_val_every_n_epoch=every,
+        sanity_checking=False,
         optimizers=[SimpleNamespace(param_groups=[{"lr": 0.1}])],
     )
 
@@ -35,7 +35,9 @@ def run(folder, epochs, resumed_from=0, every=1):
     for epoch in epochs:
         log.on_train_epoch_start(trainer(folder, epoch, 10 * epoch), task)
         log.on_train_batch_end(trainer(folder, epoch, 10 * epoch), task)
-        log.on_train_epoch_end(trainer(folder, epoch, 10 * epoch + 10, every), task)
+        if (epoch + 1) % every == 0:
+            log.on_validation_end(trainer(folder, epoch, 10 * epoch + 10), task)
+        log.on_train_epoch_end(trainer(folder, epoch, 10 * epoch + 10), task)
 
 
 def lines(file):

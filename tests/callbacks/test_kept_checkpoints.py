@@ -13,6 +13,8 @@ def test_before_drops_and_every_fifth_epoch():
 
 
 class Nothing(pl.LightningModule):
+    lr_drop = 3
+
     def __init__(self):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
@@ -31,7 +33,7 @@ def test_files_stay(tmp_path):
         "enable_checkpointing": False,
         "enable_model_summary": False,
     }
-    callback = KeptCheckpoints(every=2, lr_drop=3)
+    callback = KeptCheckpoints(every=2)
     trainer = pl.Trainer(
         max_epochs=4, accelerator="cpu", default_root_dir=tmp_path, callbacks=[callback], log_every_n_steps=1, **quiet
     )

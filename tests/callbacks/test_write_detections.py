@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import torch
+import torch.distributed as dist
 
 from lightning_xai.callbacks.write_detections import WriteDetections
 
@@ -33,3 +34,26 @@ def test_file_of_two_batches(tmp_path):
         "bbox": [10.0, 20.0, 20.0, 40.0],
         "score": 0.9,
     }
+
+
+def test_an_image_that_comes_again_is_written_once(tmp_path, monkeypatch):
+    def write(writer, trainer, score, *images):
+        for image in images:
+            scores = torch.tensor([score, score / 2, 0.0])
+            found = {"image_id": image, "boxes": torch.ones(3, 4), "scores": scores, "labels": torch.zeros(3).long()}
+            writer.write_on_batch_end(trainer, module, [found], None, None, 0, 0)
+
+    module = SimpleNamespace(class_names=None)
+    trainer = SimpleNamespace(default_root_dir=tmp_path, world_size=2, is_global_zero=True, datamodule=None)
+    here, there = WriteDetections(), WriteDetections()
+    write(here, trainer, 0.8, 0, 2, 2)
+    write(there, trainer, 0.6, 2, 3)
+
+    def gather(parts, own):
+        parts[:] = [own, there.results]
+
+    monkeypatch.setattr(dist, "all_gather_object", gather)
+    here.write_on_epoch_end(trainer, module, [], [])
+    results = json.loads((tmp_path / "detections.json").read_text())
+    found = [(result["image_id"], result["score"]) for result in results]
+    assert found == [(0, 0.8), (0, 0.4), (2, 0.8), (2, 0.4), (3, 0.6), (3, 0.3)]

@@ -134,7 +134,40 @@ def test_intervene_tabulates(trained, tmp_path, capsys):
     assert "head 1" in capsys.readouterr().out
 
 
+def test_a_run_may_end_inside_an_epoch(trained, tmp_path):
+    short = ["--run_dir", str(tmp_path), "--trainer.max_epochs", "9", "--trainer.max_steps", "3"]
+    assert main(["fit", *of(trained, checkpoint=False), *short]) == 0
+    assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_last_and_best_are_found_in_the_run_folder(trained, capsys):
+    for name in ("last", "best"):
+        assert main(["validate", *of(trained, checkpoint=False), "--ckpt_path", name]) == 0
+        assert "AP50" in capsys.readouterr().out
+
+
+def test_weights_that_started_a_run_are_not_needed_later(trained, tmp_path):
+    start = tmp_path / "start.ckpt"
+    start.write_bytes((trained / "checkpoints" / "last.ckpt").read_bytes())
+    run = tmp_path / "run"
+    assert main(["fit", *of(trained, checkpoint=False), "--run_dir", str(run), "--model.checkpoint", str(start)]) == 0
+    start.unlink()
+    assert yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["checkpoint"] == str(start)
+    assert main(["validate", *of(run)]) == 0
+    assert main(["fit", *of(run, checkpoint=False), "--ckpt_path", "last", "--trainer.max_epochs", "3"]) == 0
+
+
+def test_bad_arguments_are_one_sentence(trained):
+    with pytest.raises(SystemExit, match=r"^lightning-xai: .*gone\.pth"):
+        main(["fit", *of(trained, checkpoint=False), "--model.checkpoint", "gone.pth"])
+    with pytest.raises(SystemExit, match=r"^lightning-xai: two_stage=True needs"):
+        wrong = ["--model.net.with_box_refine", "false", "--model.net.two_stage", "true"]
+        main(["fit", *of(trained, checkpoint=False), *wrong])
+
+
 def test_weights_must_come_from_somewhere(trained):
+    with pytest.raises(SystemExit, match="no weights"):
+        main(["validate", *of(trained, checkpoint=False)])
     with pytest.raises(SystemExit, match="no weights"):
         main(["plot", "attention", *of(trained, checkpoint=False), "--index", "0"])
     with pytest.raises(SystemExit, match=r"gone\.ckpt.*no such file"):

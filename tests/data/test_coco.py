@@ -1,5 +1,6 @@
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -142,19 +143,26 @@ def test_fewer_images_than_a_batch_is_an_error(coco):
         data.train_dataloader()
 
 
-def test_the_summary_is_one_line(coco, caplog):
+def test_the_summary_is_one_line_shown_once_on_rank_zero(coco, capfd):
     content = coco.read("train")
     content["annotations"] += [
         {"image_id": 100, "category_id": 9, "bbox": [1, 2, 3, 4]},
         {"image_id": 100, "category_id": 1, "bbox": [1, 2, 0, 4]},
     ]
     coco.write("train", content)
-    with caplog.at_level(logging.INFO, logger="lightning.pytorch.utilities.rank_zero"):
-        data = CocoDataModule(coco.root)
-        data.setup("fit")
+    data = CocoDataModule(coco.root)
+    data.setup("fit")
+    data.setup("fit")
     line = data.train_set.annotations.summary()
     assert "9 images (0 without objects), 10 boxes (0 crowds)" in line
     assert "1 boxes of an unknown category id left out" in line and "1 boxes without area" in line
+    out, err = capfd.readouterr()
+    assert err.splitlines().count(line) == 1 and out == ""
+
+    other = CocoDataModule(coco.root)
+    other.trainer = SimpleNamespace(global_rank=1, world_size=2, local_rank=1, num_devices=2)
+    other.setup("fit")
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -184,6 +192,14 @@ def test_explicit_folders_need_no_root(coco):
         CocoDataModule(train_folder=coco.root)
     with pytest.raises(FileNotFoundError, match="No annotation file at"):
         _ = CocoDataModule(coco.root / "elsewhere").num_classes
+
+
+def test_class_names_without_annotations_are_none_and_training_says_what_is_missing(coco):
+    assert CocoDataModule(predict_images=str(coco.root / "val2017")).class_names is None
+    elsewhere = CocoDataModule(coco.root / "elsewhere")
+    assert elsewhere.class_names is None
+    with pytest.raises(FileNotFoundError, match=r"instances_train2017\.json: no such annotation file"):
+        elsewhere.setup("fit")
 
 
 def test_loading_leaves_the_global_random_state_alone(coco):

@@ -97,6 +97,33 @@ def test_an_unreadable_picture_is_replaced_by_the_next_readable_one(coco, worker
     assert images.news() is None
 
 
+def test_boxes_come_from_the_annotations_alone(coco):
+    content = coco.read("train")
+    content["annotations"].append({"image_id": 103, "category_id": 1, "bbox": [40, 30, 30, 30], "area": 900})
+    coco.write("train", content)
+    images = dataset(coco)
+    expected = images.load(3)[1]["boxes"]
+    for index in range(9):
+        coco.picture("train", index).write_bytes(b"")
+    boxes, shape = images.boxes(3)
+    assert torch.equal(boxes, expected) and boxes.tolist() == [[5, 6, 25, 16], [40, 30, 50, 40]]
+    assert shape == (40, 50) and not images.faults.flags.any()
+
+
+def test_boxes_where_no_size_is_stated_are_those_of_the_picture_that_is_read(coco):
+    content = coco.read("train")
+    for image in content["images"]:
+        del image["width"], image["height"]
+    coco.write("train", content)
+    Image.new("RGB", (20, 12)).save(coco.picture("train", 4))
+    coco.picture("train", 3).write_bytes(b"")
+    images = dataset(coco)
+    for index in (3, 4):
+        boxes, shape = images.boxes(index)
+        assert boxes.tolist() == [[5, 6, 20, 12]] and shape == (12, 20)
+    assert int(images.load_readable(3)[1]["image_id"]) == 104
+
+
 def test_too_many_unreadable_pictures_are_an_error_that_names_the_last(coco):
     for index in (2, 5):
         coco.picture("train", index).write_bytes(b"")

@@ -81,6 +81,17 @@ def test_splits_and_seeds_differ():
     assert len({image.numpy().tobytes() for image in images}) == 6
 
 
+def test_boxes_and_load_readable_are_those_of_the_drawn_scene():
+    dataset = EmbeddedDetection(RECIPE, "train", 12, flip=1.0)
+    for index in range(12):
+        boxes, shape = dataset.boxes(index)
+        drawing = render(dataset.scene(index))
+        assert np.array_equal(boxes.numpy(), drawing.boxes) and shape == drawing.pixels.shape[1:]
+        assert same(dataset.load_readable(index), dataset.load(index))
+    boxes.zero_()
+    assert dataset.boxes(11)[0].any()  # what is kept is not what was handed out
+
+
 def test_a_flip_mirrors_picture_and_boxes_together():
     upright, mirrored = EmbeddedDetection(RECIPE, "train", 10), EmbeddedDetection(RECIPE, "train", 10, flip=1.0)
     for index in range(10):
@@ -156,7 +167,8 @@ def test_processes_share_the_scenes():
             epoch_progress=SimpleNamespace(current=SimpleNamespace(processed=0, started=0)),
             epoch_loop=SimpleNamespace(batch_progress=None),
         )
-        return SimpleNamespace(global_rank=rank, world_size=2, fit_loop=loop)
+        strategy = SimpleNamespace(root_device=torch.device("cpu"))
+        return SimpleNamespace(global_rank=rank, world_size=2, fit_loop=loop, strategy=strategy)
 
     seen = {"train": [], "val": []}
     for rank in range(2):
