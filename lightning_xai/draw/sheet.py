@@ -64,7 +64,8 @@ class Sheet:
             y += height + _GAP
         legend = self._legend and math.ceil(self._legend.get_window_extent(self.canvas.get_renderer()).height)
         self.height = y + (legend or 0) + _MARGIN
-        self.figure.set_size_inches(self.width / DPI, self.height / DPI)
+        # a little more than whole pixels: the canvas cuts off, and 477 / 100 * 100 may be less than 477
+        self.figure.set_size_inches((self.width + 1e-6) / DPI, (self.height + 1e-6) / DPI)
         for axes, place in zip(self.panels, places, strict=True):
             axes.set_position(self._share(*place))
         if self._bar:
