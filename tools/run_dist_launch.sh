@@ -10,13 +10,7 @@ if [ $# -lt 2 ]; then
 fi
 gpus=$1 config=$2
 shift 2
-per_node=${GPUS_PER_NODE:-8}
-if [ "$gpus" -lt "$per_node" ]; then per_node=$gpus; fi
-if [ $((gpus % per_node)) -ne 0 ]; then
-  echo "$0: $gpus processes cannot be shared evenly by machines of GPUS_PER_NODE=$per_node" >&2
-  exit 2
-fi
-nodes=$((gpus / per_node))
+source "$(dirname "${BASH_SOURCE[0]}")/nodes.sh"
 
 exec torchrun --nnodes "$nodes" --node-rank "${NODE_RANK:-0}" --nproc-per-node "$per_node" \
   --master-addr "${MASTER_ADDR:-127.0.0.1}" --master-port "${MASTER_PORT:-29500}" \

@@ -10,13 +10,7 @@ if [ $# -lt 4 ]; then
 fi
 partition=$1 job=$2 gpus=$3 config=$4
 shift 4
-per_node=${GPUS_PER_NODE:-8}
-if [ "$gpus" -lt "$per_node" ]; then per_node=$gpus; fi
-if [ $((gpus % per_node)) -ne 0 ]; then
-  echo "$0: $gpus processes cannot be shared evenly by machines of GPUS_PER_NODE=$per_node" >&2
-  exit 2
-fi
-nodes=$((gpus / per_node))
+source "$(dirname "${BASH_SOURCE[0]}")/nodes.sh"
 read -r -a extra <<<"${SRUN_ARGS:-}"
 
 exec srun --partition "$partition" --job-name "$job" --nodes "$nodes" --ntasks "$gpus" --ntasks-per-node "$per_node" \
