@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_xai.explain.seam import DeformableCall, attention_calls, declaring_network
+from lightning_xai.explain.seam import AttentionCall, attention_calls, declaring_network
 from lightning_xai.explain.streams import Site
 
 
@@ -105,7 +105,8 @@ def intervene(net: nn.Module, interventions: Sequence[Intervention]) -> Iterator
     for intervention in interventions:
         intervention.check(extents(net))
 
-    def silence(site: Site, call: DeformableCall) -> Tensor:
+    def silence(site: Site, call: AttentionCall) -> Tensor:
+        call = call.explicit()
         weights = call.attention_weights
         for intervention in interventions:
             if intervention.concerns(site):

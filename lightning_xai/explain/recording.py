@@ -4,9 +4,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
+from ms_deform_attn import ms_deform_attn
 from torch import Tensor, nn
 
-from lightning_xai.explain.seam import DeformableCall, attention_calls, declaring_network
+from lightning_xai.explain.seam import AttentionCall, attention_calls, declaring_network
 from lightning_xai.explain.streams import Site
 
 
@@ -15,14 +17,28 @@ class DeformableRecord:
     """Where a deformable site looked, and how much.
 
     shapes: (L, 2), rows of (h, w). sampling_locations: (B, Q, H, L, P, 2), (x, y) in [0, 1] of the padded map.
-    attention_weights: (B, Q, H, L, P), which sum to 1 over (L, P). The tensors are those of the forward pass: on its
-    graph when it was run with gradients, inference tensors under `torch.inference_mode`.
+    attention_weights: (B, Q, H, L, P), which sum to 1 over (L, P). value: (B, K, H, C), what was sampled. output:
+    (B, Q, H * C), what was made of it, alone on the graph of a forward pass that was run with gradients. A record made
+    from stored numbers, for a picture, has neither.
     """
 
     site: Site
     shapes: Tensor
     sampling_locations: Tensor
     attention_weights: Tensor
+    value: Tensor | None = None
+    output: Tensor | None = None
+
+    def weight_gradients(self, grad_output: Tensor) -> Tensor:
+        """Gradient (B, Q, H, L, P) of attention_weights, from that of `output` by the operator's own backward rule."""
+        if self.value is None:
+            raise ValueError(
+                f"the record of {self.site.module} has no value: record a forward pass to differentiate it"
+            )
+        with torch.inference_mode(False), torch.enable_grad():
+            weights = self.attention_weights.clone().requires_grad_()
+            output = ms_deform_attn(self.value.clone(), self.shapes.clone(), self.sampling_locations.clone(), weights)
+            return torch.autograd.grad(output, weights, grad_output)[0]
 
 
 class Recording(Mapping[str, DeformableRecord]):
@@ -62,8 +78,11 @@ class Recording(Mapping[str, DeformableRecord]):
             counts[site.part] = counts.get(site.part, 0) + 1
         return counts
 
-    def add(self, site: Site, call: DeformableCall) -> None:
-        record = DeformableRecord(site, call.shapes, call.sampling_locations, call.attention_weights)
+    def add(self, site: Site, call: AttentionCall, output: Tensor) -> None:
+        with torch.no_grad():
+            call = call.explicit()
+        tensors = (call.shapes, call.sampling_locations, call.attention_weights, call.value)
+        record = DeformableRecord(site, *(tensor.detach() for tensor in tensors), output)
         self._records[site.module].append(record)
 
     def silent(self) -> list[str]:
@@ -84,14 +103,15 @@ def record(net: nn.Module) -> Iterator[Recording]:
         raise ValueError(f"{type(inner).__name__} declares no deformable site, so there is nothing to record")
     recording = Recording(sites)
 
-    def keep(site: Site, call: DeformableCall) -> Tensor:
-        recording.add(site, call)
-        return call.run()
+    def keep(site: Site, call: AttentionCall) -> Tensor:
+        output = call.run()
+        recording.add(site, call, output)
+        return output
 
     with attention_calls(net, sites, keep):
         yield recording
     if recording.silent():
         raise RuntimeError(
             f"nothing was recorded at {', '.join(recording.silent())}: run the network's forward inside the context, "
-            "and let the site call ms_deform_attn.ms_deform_attn"
+            "and let the site call ms_deform_attn.ms_deform_attn or ms_deform_attn_fused"
         )

@@ -3,11 +3,9 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from inspect import signature
-from typing import Any
 
 import torch
-from ms_deform_attn import ms_deform_attn
+from ms_deform_attn import attention_weights, ms_deform_attn, ms_deform_attn_fused, sampling_locations
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -27,6 +25,9 @@ class DeformableCall:
     sampling_locations: Tensor
     attention_weights: Tensor
 
+    def explicit(self) -> "DeformableCall":
+        return self
+
     def with_weights(self, attention_weights: Tensor) -> "DeformableCall":
         return replace(self, attention_weights=attention_weights)
 
@@ -35,13 +36,41 @@ class DeformableCall:
         return ms_deform_attn(self.value, self.shapes, self.sampling_locations, self.attention_weights)
 
 
-# One entry per operator that attention may be computed with, its arguments bound to what a handler receives.
-_DEFORMABLE_SIGNATURE = signature(ms_deform_attn)
-_CALLS: dict[Callable, Callable[..., Any]] = {
-    ms_deform_attn: lambda *args, **kwargs: DeformableCall(*_DEFORMABLE_SIGNATURE.bind(*args, **kwargs).args)
+@dataclass(frozen=True)
+class FusedDeformableCall:
+    """One call of the fused deformable operator, which computes locations and weights inside and does not keep them.
+
+    value and shapes as above. reference_points: (B, Q, L, 2 | 4). sampling_offsets: (B, Q, H, L, P, 2).
+    attention_logits: (B, Q, H, L, P).
+    """
+
+    value: Tensor
+    shapes: Tensor
+    reference_points: Tensor
+    sampling_offsets: Tensor
+    attention_logits: Tensor
+
+    def explicit(self) -> DeformableCall:
+        """The same call with its locations and weights, on the graph where gradients are recorded."""
+        locations = sampling_locations(self.reference_points, self.sampling_offsets, self.shapes)
+        return DeformableCall(self.value, self.shapes, locations, attention_weights(self.attention_logits))
+
+    def run(self) -> Tensor:
+        """The operator's output (B, Q, H * C), bit by bit what the network alone would have got."""
+        return ms_deform_attn_fused(
+            self.value, self.shapes, self.reference_points, self.sampling_offsets, self.attention_logits
+        )
+
+
+AttentionCall = DeformableCall | FusedDeformableCall
+
+# One entry per operator that attention may be computed with: from its arguments to what a handler receives.
+_CALLS: dict[Callable, Callable[..., AttentionCall]] = {
+    ms_deform_attn: DeformableCall,
+    ms_deform_attn_fused: FusedDeformableCall,
 }
 
-Handler = Callable[[Site, DeformableCall], Tensor]
+Handler = Callable[[Site, AttentionCall], Tensor]
 
 
 class _AttentionMode(TorchFunctionMode):

@@ -6,6 +6,7 @@ from ms_deform_attn import MSDeformAttn
 from torch import nn
 
 from lightning_xai.explain.recording import record
+from lightning_xai.explain.seam import attention_calls
 from lightning_xai.explain.streams import Site
 from lightning_xai.nets.deformable_detr import DeformableDETR
 
@@ -84,7 +85,7 @@ def test_output_is_the_same_and_nothing_stays(net, tokens, around):
             recorded = net(tokens)
         assert traces(net) == before
     assert torch.equal(plain, recorded)
-    assert recording["layers.1"].attention_weights.requires_grad == (around is torch.enable_grad)
+    assert recording["layers.1"].output.requires_grad == (around is torch.enable_grad)
 
 
 def test_nothing_stays_after_an_error(net, tokens):
@@ -142,10 +143,31 @@ def test_network_inside_a_parallel_wrapper(net, tokens):
 
 def test_gradient_checkpointing(net, tokens):
     """The recomputation happens in the backward pass, after the recording, and records nothing twice."""
+    gradients = []
+    for forward in (net, lambda tokens: torch.utils.checkpoint.checkpoint(net, tokens, use_reentrant=False)):
+        with record(net) as recording:
+            output = forward(tokens)
+        gradients += torch.autograd.grad(output.sum(), recording["layers.0"].output)
+        assert recording["layers.0"].attention_weights.shape == (2, 30, 4, 2, 3)
+    assert torch.equal(*gradients) and (gradients[0] != 0).any()
+
+
+def test_gradients_of_attention_weights(net, tokens):
+    """Against weights that are leaves of the graph, put in place of the network's own."""
+    net, tokens = net.double(), tokens.double()
     with record(net) as recording:
-        output = torch.utils.checkpoint.checkpoint(net, tokens, use_reentrant=False)
-    output.sum().backward()
-    assert recording["layers.0"].attention_weights.shape == (2, 30, 4, 2, 3)
+        output = net(tokens)
+    recorded = recording["layers.0"]
+    (grad_output,) = torch.autograd.grad(output.square().sum(), recorded.output)
+    leaf = recorded.attention_weights.clone().requires_grad_()
+    site = recorded.site
+    with attention_calls(net, [site], lambda site, call: call.explicit().with_weights(leaf).run()):
+        (expected,) = torch.autograd.grad(net(tokens).square().sum(), leaf)
+    torch.testing.assert_close(recorded.weight_gradients(grad_output), expected)
+    with torch.inference_mode(), record(net) as recording:
+        net(tokens)
+    inferred = recording["layers.0"].weight_gradients(grad_output)
+    torch.testing.assert_close(inferred, expected)
 
 
 def test_silent_site_is_named(net, tokens):

@@ -5,7 +5,18 @@ together; h, w rows and columns of a level.
 """
 
 from ms_deform_attn.dense import dense_attention
-from ms_deform_attn.functional import ms_deform_attn
-from ms_deform_attn.module import MSDeformAttn, sampling_locations
+from ms_deform_attn.functional import ms_deform_attn, ms_deform_attn_fused
+from ms_deform_attn.module import MSDeformAttn
+from ms_deform_attn.paths import available_paths, use_path
+from ms_deform_attn.sampling import attention_weights, sampling_locations
 
-__all__ = ["MSDeformAttn", "dense_attention", "ms_deform_attn", "sampling_locations"]
+__all__ = [
+    "MSDeformAttn",
+    "attention_weights",
+    "available_paths",
+    "dense_attention",
+    "ms_deform_attn",
+    "ms_deform_attn_fused",
+    "sampling_locations",
+    "use_path",
+]

@@ -17,6 +17,11 @@ def _head_major(tensor: Tensor) -> Tensor:
     return tensor.transpose(1, 2).flatten(0, 1)
 
 
+def _grids(locations: Tensor) -> Tensor:
+    """Grids (B * H, Q, L, P, 2) of locations; all that lies further out than a map's size is outside, infinity too."""
+    return _head_major(locations.clamp(-2, 3) * 2 - 1)
+
+
 def _sample(maps: Tensor, grid: Tensor) -> Tensor:
     return F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
@@ -25,8 +30,9 @@ def forward(value: Tensor, levels: tuple[tuple[int, int], ...], locations: Tenso
     """Output (B, Q, H * C) of value (B, S, H, C), locations (B, Q, H, L, P, 2), weights (B, Q, H, L, P)."""
     B, Q, H = locations.shape[:3]
     C = value.shape[3]
-    grids = _head_major(locations * 2 - 1)  # (B * H, Q, L, P, 2)
-    weights = _head_major(weights)[:, None]  # (B * H, 1, Q, L, P)
+    grids = _grids(locations)
+    # Zero, or NaN where the location is: some devices' grid_sample takes NaN for a place outside, in silence.
+    weights = _head_major(weights)[:, None] + 0 * grids.sum(-1)[:, None]  # (B * H, 1, Q, L, P)
     output = value.new_zeros(B * H, C, Q)
     for level, maps in enumerate(_level_maps(value, levels)):
         output += (_sample(maps, grids[:, :, level]) * weights[..., level, :]).sum(-1)
@@ -42,7 +48,7 @@ def backward(
     grad_value = value.new_empty(value.shape)
     grad_locations = locations.new_empty(locations.shape)
     grad_weights = weights.new_empty(weights.shape)
-    grids = _head_major(locations * 2 - 1)
+    grids = _grids(locations)
     weights = _head_major(weights)[:, None]
     cotangent = _head_major(grad_output.reshape(B, Q, H, C)).transpose(1, 2)[..., None]  # (B * H, C, Q, 1)
     start = 0

@@ -1,6 +1,13 @@
 import pytest
 import torch
-from ms_deform_attn import ms_deform_attn
+from ms_deform_attn import (
+    attention_weights,
+    available_paths,
+    ms_deform_attn,
+    ms_deform_attn_fused,
+    sampling_locations,
+    use_path,
+)
 from torch.overrides import TorchFunctionMode
 
 LEVELS = {
@@ -8,6 +15,13 @@ LEVELS = {
     "four levels": [(4, 7), (3, 3), (2, 1), (1, 1)],
     "one row, one column, one cell": [(1, 5), (5, 1), (1, 1)],
 }
+
+
+@pytest.fixture(autouse=True, params=available_paths(torch.device("cpu")))
+def path(request):
+    """Everything in this file holds for every implementation."""
+    with use_path(request.param):
+        yield request.param
 
 
 def gradients(attend, inputs, cotangent):
@@ -87,8 +101,7 @@ def test_compiles_into_one_graph(problem):
 
 @pytest.mark.parametrize("empty", [{"B": 0}, {"Q": 0}, {"H": 0}, {"C": 0}, {"P": 0}, {"levels": []}], ids=str)
 def test_empty_inputs(empty, problem):
-    levels = empty.pop("levels", [(3, 4)])
-    value, shapes, locations, weights = problem(levels, **empty)
+    value, shapes, locations, weights = problem(**{"levels": [(3, 4)], **empty})
     leaves = [tensor.requires_grad_() for tensor in (value, locations, weights)]
     output = ms_deform_attn(value, shapes, locations, weights)
     assert output.shape == (value.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
@@ -229,3 +242,66 @@ def test_a_kernel_registered_for_a_device_takes_over(problem):
     finally:
         library._destroy()
     assert len(calls) == 2 and (ms_deform_attn(*inputs) != 1).all()
+
+
+@pytest.mark.parametrize("Q", [3, 60])
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("needs_reference", [False, True])
+def test_fused_equals_the_arithmetic_in_front_of_the_operator(Q, size, needs_reference, problem):
+    value, shapes, offsets, logits = problem([(5, 7), (3, 2), (1, 1)], Q=Q, spread=(-3, 3))
+    generator = torch.Generator().manual_seed(6)
+    points = torch.rand(2, Q, 3, size, generator=generator, dtype=torch.float64)
+    logits = logits * 40 - 20
+    cotangent = torch.randn(2, Q, 6, generator=generator, dtype=torch.float64)
+    leaves = [tensor.requires_grad_() for tensor in (value, offsets, logits)]
+    if needs_reference:
+        leaves.append(points.requires_grad_())
+    fused = ms_deform_attn_fused(value, shapes, points, offsets, logits)
+    explicit = ms_deform_attn(value, shapes, sampling_locations(points, offsets, shapes), attention_weights(logits))
+    torch.testing.assert_close(fused, explicit, rtol=1e-11, atol=1e-12)
+    ours, theirs = (torch.autograd.grad(output, leaves, cotangent) for output in (fused, explicit))
+    for our, their in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(our, their, rtol=1e-9, atol=1e-11)
+
+
+def test_fused_softmax_neither_overflows_nor_underflows(problem):
+    value, shapes, offsets, _ = problem([(5, 7)], P=4, dtype=torch.float32)
+    logits = torch.tensor([3e38, -3e38, 3e38, 88.0]).expand(2, 5, 2, 1, 4)
+    points = torch.full((2, 5, 1, 2), 0.5)
+    expected = ms_deform_attn(value, shapes, sampling_locations(points, offsets, shapes), logits.softmax(-1))
+    torch.testing.assert_close(ms_deform_attn_fused(value, shapes, points, offsets, logits), expected)
+    logits = torch.tensor([0.0, -torch.inf, -90.0, -1e30]).expand(2, 5, 2, 1, 4)
+    expected = ms_deform_attn(value, shapes, sampling_locations(points, offsets, shapes), logits.softmax(-1))
+    torch.testing.assert_close(ms_deform_attn_fused(value, shapes, points, offsets, logits), expected)
+    assert ms_deform_attn_fused(value, shapes, points, offsets, logits * torch.nan).isnan().all()
+
+
+def test_fused_errors_quote_what_was_given(problem):
+    value, shapes, offsets, logits = problem([(3, 4)])
+    with pytest.raises(
+        ValueError, match=r"reference_points has shape \(2, 5, 1, 3\), expected \(2, 5, 1, 2\) points or"
+    ):
+        ms_deform_attn_fused(value, shapes, torch.zeros(2, 5, 1, 3), offsets, logits)
+    with pytest.raises(ValueError, match=r"sampling_offsets has shape \(2, 5, 2, 1, 2\), expected six dimensions"):
+        ms_deform_attn_fused(value, shapes, torch.zeros(2, 5, 1, 2), offsets[..., 0], logits)
+    with pytest.raises(ValueError, match=r"attention_logits has shape \(2, 5, 2, 2\), expected \(2, 5, 2, 1, 2\)"):
+        ms_deform_attn_fused(value, shapes, torch.zeros(2, 5, 1, 2), offsets, logits[:, :, :, 0])
+
+
+@pytest.mark.parametrize("threads", [2, 3, 5, 16])
+def test_threads_do_not_change_a_bit(threads, problem, path):
+    """Fewer and more threads than heads of images, few and many points."""
+    if path == "grid_sample":
+        pytest.skip("torch's grid_sample makes no such promise")
+    before = torch.get_num_threads()
+    for Q in (4, 300):
+        inputs = problem([(16, 16), (8, 8), (1, 3)], Q=Q, H=3, C=8, P=4, dtype=torch.float32)
+        cotangent = torch.randn(2, Q, 24, generator=torch.Generator().manual_seed(5))
+        results = []
+        try:
+            for count in (1, threads):
+                torch.set_num_threads(count)
+                results.append([ms_deform_attn(*inputs), *gradients(ms_deform_attn, inputs, cotangent)])
+        finally:
+            torch.set_num_threads(before)
+        assert all(torch.equal(alone, together) for alone, together in zip(*results, strict=True))

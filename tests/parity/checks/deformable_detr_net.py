@@ -70,15 +70,17 @@ def batch_of(case) -> tuple[Tensor, Tensor]:
 
 
 class OperatorCalls(TorchFunctionMode):
-    """Keeps the arguments of every call of the operator."""
+    """Keeps value, shapes, sampling locations and attention weights of every call of the operator."""
 
     def __init__(self):
         super().__init__()
         self.calls = []
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is ms_deform_attn.ms_deform_attn:
-            self.calls.append(args)
+        if function is ms_deform_attn.ms_deform_attn_fused:
+            value, shapes, points, offsets, logits = args
+            locations = ms_deform_attn.sampling_locations(points, offsets, shapes)
+            self.calls.append((value, shapes, locations, ms_deform_attn.attention_weights(logits)))
         return function(*args, **(kwargs or {}))
 
 

@@ -1,15 +1,38 @@
 """Deformable attention against the reference's core operator and its module."""
 
+from collections.abc import Iterator
+
 import torch
 from case import Case
-from ms_deform_attn import MSDeformAttn, dense_attention, ms_deform_attn
+from ms_deform_attn import (
+    MSDeformAttn,
+    attention_weights,
+    available_paths,
+    dense_attention,
+    ms_deform_attn,
+    ms_deform_attn_fused,
+    sampling_locations,
+    use_path,
+)
 from torch import Tensor
 
 from checks import check
 
 
+def every_path() -> Iterator[None]:
+    """Each implementation that can compute on this CPU in turn."""
+    for name in available_paths(torch.device("cpu")):
+        with use_path(name):
+            yield
+
+
 @check("deformable_detr/core")
 def core(case: Case) -> None:
+    for _ in every_path():
+        _core(case)
+
+
+def _core(case: Case) -> None:
     for dtype, suffix in ((torch.float32, ""), (torch.float64, "_f64")):
         names = ("value", "sampling_locations", "attention_weights")
         leaves = value, locations, weights = [case.inputs[name].to(dtype).requires_grad_() for name in names]
@@ -34,6 +57,11 @@ def _same_cell(case: Case, locations: Tensor, dtype: torch.dtype) -> Tensor:
 
 @check("deformable_detr/module")
 def module(case: Case) -> None:
+    for _ in every_path():
+        _module(case)
+
+
+def _module(case: Case) -> None:
     inputs = case.inputs
     attention = MSDeformAttn(**case.config)
     weights = case.state_dict()
@@ -44,15 +72,17 @@ def module(case: Case) -> None:
     if torch.equal(stored, weights["sampling_offsets.bias"]):  # the reference run stored it only after loading
         case.compare("init_sampling_offsets_bias", attention.sampling_offsets.bias)
     query, value_input, reference_points = (
-        inputs[name].requires_grad_() for name in ("query", "input_flatten", "reference_points")
+        inputs[name].clone().requires_grad_() for name in ("query", "input_flatten", "reference_points")
     )
     mask = inputs["padding_mask"].bool() if "padding_mask" in inputs else None
     seen = {}
 
     class Record(torch.overrides.TorchFunctionMode):
         def __torch_function__(self, function, types, args=(), kwargs=None):
-            if function is ms_deform_attn:
-                seen["value"], _, seen["sampling_locations"], seen["attention_weights"] = args
+            if function is ms_deform_attn_fused:
+                seen["value"], shapes, points, offsets, logits = args
+                seen["sampling_locations"] = sampling_locations(points, offsets, shapes)
+                seen["attention_weights"] = attention_weights(logits)
             return function(*args, **(kwargs or {}))
 
     with Record():
