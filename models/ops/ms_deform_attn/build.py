@@ -25,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from filelock import FileLock, Timeout
@@ -113,7 +114,7 @@ def library() -> Path:
     Raises BuildError where it is not found and cannot be compiled, ValueError for another MS_DEFORM_ATTN_COMPILE than
     0 and 1.
     """
-    wanted = os.environ.get("MS_DEFORM_ATTN_COMPILE", "1")
+    wanted = os.environ.get("MS_DEFORM_ATTN_COMPILE") or "1"
     if wanted not in ("0", "1"):
         raise ValueError(f"MS_DEFORM_ATTN_COMPILE={wanted!r} is not understood: 0 never compiles, 1 does (default)")
     name = file_name()
@@ -140,7 +141,7 @@ def file_name() -> str:
     facts = (
         *(OPERATOR_FLAGS, KERNEL_FLAGS, SHARED_FLAGS, INSTRUCTION_SETS, STANDARDS),
         *(torch.__version__, torch.version.git_version, torch.compiled_with_cxx11_abi(), _openmp_flags()),
-        *(sys.platform, platform.machine(), os.confstr("CS_GNU_LIBC_VERSION") if sys.platform == "linux" else None),
+        *(sys.platform, platform.machine(), platform.libc_ver()),
     )
     digest.update(repr(facts).encode())
     for source in _sources():
@@ -175,6 +176,8 @@ def temporary_folder(create: bool) -> Path:
 
     Anybody may create that name first, so owner and mode are verified before anything in it is trusted.
     """
+    if os.name != "posix":
+        raise PermissionError("owner and mode of a temporary folder can be verified on POSIX systems alone")
     folder = Path(tempfile.gettempdir()) / f"ms_deform_attn-{os.getuid()}"
     if create:
         with suppress(FileExistsError):
@@ -238,7 +241,7 @@ def _compile(scratch: Path, log: Path) -> Path:
     )
 
     torch_flags = [f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}", *_openmp_flags()]
-    for include in _torch_include_paths():
+    for include in _cpp_extension().include_paths():
         torch_flags += ["-isystem", include]  # warnings of torch's headers are not ours to mend
     # torch's headers include omp.h for these two, and some installations of clang have none: ours is looked at last
     (scratch / "omp.h").write_text('extern "C" int omp_get_num_threads();\nextern "C" int omp_get_thread_num();\n')
@@ -307,7 +310,7 @@ def _accepts(compiler: list[str], flags: tuple[str, ...], source: str, scratch: 
     return _run([*compiler, *flags, "-c", str(probe), "-o", str(scratch / "probe.o")]).returncode == 0
 
 
-def _torch_include_paths() -> list[str]:
+def _cpp_extension() -> ModuleType:
     logger = logging.getLogger("torch.utils.cpp_extension")
     level = logger.level
     logger.setLevel(logging.ERROR)  # it warns of a CUDA toolkit without a GPU, which is no matter of a CPU library
@@ -317,7 +320,7 @@ def _torch_include_paths() -> list[str]:
         raise BuildError(f"torch.utils.cpp_extension cannot be imported ({error}): pip install setuptools") from error
     finally:
         logger.setLevel(level)
-    return cpp_extension.include_paths()
+    return cpp_extension
 
 
 def _openmp_flags() -> tuple[str, ...]:
@@ -333,7 +336,7 @@ def _link_flags() -> list[str]:
     Linking with -fopenmp would name the system's runtime, and a process with two of them has two pools of threads.
     `now` resolves everything when the library is loaded: a missing symbol is an error then, not a crash later.
     """
-    libraries = ["-L" + str(Path(torch.__file__).parent / "lib"), "-ltorch_cpu", "-lc10"]
+    libraries = [*(f"-L{path}" for path in _cpp_extension().library_paths()), "-ltorch_cpu", "-lc10"]
     if sys.platform == "darwin":
         return [*libraries, "-undefined", "dynamic_lookup"]
     return [*libraries, "-Wl,-z,now"]

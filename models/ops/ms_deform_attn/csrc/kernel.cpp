@@ -156,9 +156,6 @@ INLINE float exponential(float x) {
 }
 INLINE double exponential(double x) { return __builtin_exp(x); }
 
-INLINE float floor_of(float x) { return __builtin_floorf(x); }
-INLINE double floor_of(double x) { return __builtin_floor(x); }
-
 // The arrays of a tile, each with an entry per point.
 template <typename T>
 struct Tile {
@@ -351,25 +348,15 @@ INLINE Corners<T> corners(const Slice<T>& slice, const Tile<T>& tile, int64_t i,
   return found;
 }
 
-// Asks for N channels of the rows of a point that is soon to be read.
-template <typename T, int N, bool packed>
-INLINE void prefetch(const Slice<T>& slice, const Tile<T>& tile, int64_t i, int64_t pitch, int64_t channel) {
-  const Corners<T> next = corners<T, packed>(slice, tile, i, pitch);
-  for (int k = 0; k < 4; ++k) {
-    for (int c = 0; c < N; c += 64 / sizeof(T)) __builtin_prefetch(next.row[k] + channel + c);
-  }
-}
-
 // The sums over rows of a query's points, channels [channel, channel + N).
 template <typename T, int N, bool packed>
 INLINE void gather(const Call<T>& call, const Slice<T>& slice, const Tile<T>& tile, int64_t begin, int64_t end,
-                   int64_t ahead, int64_t channel, T* output) {
+                   int64_t channel, T* output) {
   typedef Channels<T, N> Row;
   Row upper = Row::zero();
   Row lower = Row::zero();
   for (int64_t i = begin; i < end; ++i) {
     const Corners<T> from = corners<T, packed>(slice, tile, i, call.pitch[i]);
-    prefetch<T, N, packed>(slice, tile, i + ahead, call.pitch[i], channel);
     upper.add(tile.coefficient[0][i], Row::load(from.row[0] + channel));
     lower.add(tile.coefficient[2][i], Row::load(from.row[2] + channel));
     upper.add(tile.coefficient[1][i], Row::load(from.row[1] + channel));
@@ -401,9 +388,8 @@ void forward(const Call<T>& call, const Slice<T>& slice, int64_t begin, int64_t 
     find_rows<T, packed>(call, tile, count * per_query);
     for (int64_t q = 0; q < count; ++q) {
       T* output = call.output + ((slice.image * call.queries + first + q) * call.heads + slice.head) * call.channels;
-      const int64_t ahead = q + 1 < count ? per_query : 0;  // the same point of the next query
 #define GATHER(N) \
-  gather<T, N, packed>(call, slice, tile, q * per_query, (q + 1) * per_query, ahead, channel, output)
+  gather<T, N, packed>(call, slice, tile, q * per_query, (q + 1) * per_query, channel, output)
       FOR_CHANNELS(call.channels, GATHER);
 #undef GATHER
     }
@@ -414,14 +400,13 @@ void forward(const Call<T>& call, const Slice<T>& slice, int64_t begin, int64_t 
 // Where channels come in several blocks the products add up.
 template <typename T, int N, bool packed, bool whole_table>
 INLINE void scatter(const Call<T>& call, const Slice<T>& slice, const Tile<T>& tile, int64_t begin, int64_t end,
-                    int64_t ahead, int64_t channel, const T* cotangent, bool first_block, bool wants_products) {
+                    int64_t channel, const T* cotangent, bool first_block, bool wants_products) {
   typedef Channels<T, N> Row;
   const Row g = Row::load(cotangent + channel);
   const int64_t grad_table = slice.grad_rows - slice.rows;
   for (int64_t i = begin; i < end; ++i) {
     const int64_t pitch = call.pitch[i];
     const Corners<T> from = corners<T, packed>(slice, tile, i, pitch);
-    prefetch<T, N, packed>(slice, tile, i + ahead, pitch, channel);
     if (whole_table || wants_products) {
       T products[4];
       sums_of_lanes<T, typename Row::Vector>(
@@ -531,9 +516,8 @@ void backward(const Call<T>& call, const Slice<T>& slice, int64_t begin, int64_t
     for (int64_t q = 0; q < count; ++q) {
       const T* cotangent =
           call.grad_output + ((slice.image * call.queries + first + q) * call.heads + slice.head) * call.channels;
-      const int64_t ahead = q + 1 < count ? per_query : 0;
 #define SCATTER(N)                                                                                                  \
-  scatter<T, N, packed, whole_table>(call, slice, tile, q * per_query, (q + 1) * per_query, ahead, channel, cotangent, \
+  scatter<T, N, packed, whole_table>(call, slice, tile, q * per_query, (q + 1) * per_query, channel, cotangent, \
                                      channel == 0, wants_products)
       FOR_CHANNELS(call.channels, SCATTER);
 #undef SCATTER

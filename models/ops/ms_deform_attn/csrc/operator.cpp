@@ -66,6 +66,36 @@ struct Inputs {
   }
 };
 
+// The kernels trust these sizes; who calls torch.ops directly has not passed the checks in Python.
+void check_sizes(const Inputs& inputs) {
+  const Tensor& value = inputs.value;
+  const Tensor& pairs = inputs.pairs();
+  TORCH_CHECK_VALUE(value.dim() == 4 && pairs.dim() == 6 && pairs.size(5) == 2, "value has sizes ", value.sizes(),
+                    " and locations or offsets ", pairs.sizes(), ", expected (B, S, H, C) and (B, Q, H, L, P, 2)");
+  TORCH_CHECK_VALUE(pairs.size(0) == value.size(0) && pairs.size(2) == value.size(2), "locations or offsets have sizes ",
+                    pairs.sizes(), ", expected B and H of value ", value.sizes());
+  TORCH_CHECK_VALUE(inputs.scalars().sizes() == pairs.sizes().slice(0, 5), "weights or logits have sizes ",
+                    inputs.scalars().sizes(), ", expected ", pairs.sizes().slice(0, 5));
+  int64_t tokens = 0;
+  bool positive = true;
+  for (size_t l = 0; l + 1 < inputs.shapes.size(); l += 2) {
+    tokens += inputs.shapes[l] * inputs.shapes[l + 1];
+    positive = positive && inputs.shapes[l] > 0 && inputs.shapes[l + 1] > 0;
+  }
+  TORCH_CHECK_VALUE(inputs.scalars().numel() > 0 && value.numel() > 0, "nothing to compute, expected no empty input");
+  TORCH_CHECK_VALUE(positive && static_cast<int64_t>(inputs.shapes.size()) == 2 * pairs.size(3) &&
+                        tokens == value.size(1),
+                    "levels are ", inputs.shapes, ", expected ", pairs.size(3), " positive heights and widths with ",
+                    value.size(1), " cells in all");
+  if (inputs.fused()) {
+    const Tensor& references = inputs.references;
+    TORCH_CHECK_VALUE(references.dim() == 4 && references.size(0) == pairs.size(0) &&
+                          references.size(1) == pairs.size(1) && references.size(2) == pairs.size(3) &&
+                          (references.size(3) == 2 || references.size(3) == 4),
+                      "references have sizes ", references.sizes(), ", expected (B, Q, L, 2) or (B, Q, L, 4)");
+  }
+}
+
 struct Level {
   int64_t height, width;
   int64_t start;  // its first cell among those of value
@@ -82,6 +112,7 @@ template <typename T>
 class Problem {
  public:
   explicit Problem(const Inputs& inputs) : given_(inputs.value.scalar_type()) {
+    check_sizes(inputs);
     const at::TensorOptions options = inputs.value.options().dtype(c10::CppTypeToScalarType<T>::value);
     options_ = options;
     images_ = inputs.value.size(0);
@@ -142,6 +173,8 @@ class Problem {
 
   // Gradients of value, of locations or offsets, of weights or logits, and of references for each head.
   std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_output, bool needs_reference) {
+    TORCH_CHECK_VALUE(grad_output.numel() == images_ * call_.queries * call_.heads * call_.channels,
+                      "grad_output has sizes ", grad_output.sizes(), ", expected those of the output");
     call_.grad_output = hold(grad_output);
     const int64_t heads = call_.heads, points = call_.points, levels = call_.levels;
     Tensor grad_pairs = at::empty({images_, call_.queries, heads, levels, points, 2}, options_);
