@@ -2,9 +2,12 @@
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.overrides import handle_torch_function, has_torch_function
 
 from ms_deform_attn import operators
+
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def ms_deform_attn(value: Tensor, shapes: Tensor, sampling_locations: Tensor, attention_weights: Tensor) -> Tensor:
@@ -19,7 +22,8 @@ def ms_deform_attn(value: Tensor, shapes: Tensor, sampling_locations: Tensor, at
 
     value: (B, S, H, C), levels one after the other, each row by row. shapes: (L, 2) int64 on the CPU, (h, w) per level.
     sampling_locations: (B, Q, H, L, P, 2), (x, y) in [0, 1] over the map. attention_weights: (B, Q, H, L, P).
-    Returns (B, Q, H * C). Raises ValueError where the shapes do not fit and RuntimeError on a second derivative.
+    Returns (B, Q, H * C). Raises ValueError where shapes, types or devices do not fit, and RuntimeError on a second or
+    forward-mode derivative.
     Source: Zhu et al., Deformable DETR, ICLR 2021, equation 3.
     """
     arguments = (value, shapes, sampling_locations, attention_weights)
@@ -39,8 +43,8 @@ def ms_deform_attn_fused(
     training. A TorchFunctionMode that needs them calls those two functions itself.
 
     value: (B, S, H, C). shapes: (L, 2) int64 on the CPU, (h, w) per level. reference_points: (B, Q, L, 2) points or
-    (B, Q, L, 4) boxes cxcywh in [0, 1]. sampling_offsets: (B, Q, H, L, P, 2), in cells for points and in half boxes over
-    P for boxes. attention_logits: (B, Q, H, L, P), the weights before the softmax over L * P.
+    (B, Q, L, 4) boxes cxcywh in [0, 1]. sampling_offsets: (B, Q, H, L, P, 2), in cells for points, in half boxes over P
+    for boxes. attention_logits: (B, Q, H, L, P), the weights before the softmax over L * P.
     Returns (B, Q, H * C). Raises as `ms_deform_attn` does.
     """
     arguments = (value, shapes, reference_points, sampling_offsets, attention_logits)
@@ -48,10 +52,10 @@ def ms_deform_attn_fused(
         return handle_torch_function(ms_deform_attn_fused, arguments, *arguments)
     _check_dimensions(value, shapes, sampling_offsets, attention_logits, ("sampling_offsets", "attention_logits"))
     B, Q, _, L, _ = attention_logits.shape
-    if reference_points.shape not in ((B, Q, L, 2), (B, Q, L, 4)):
+    if reference_points.shape not in ((B, Q, L, 2), (B, Q, L, 4)) or reference_points.device != value.device:
         raise ValueError(
-            f"reference_points has shape {tuple(reference_points.shape)}, "
-            f"expected ({B}, {Q}, {L}, 2) points or ({B}, {Q}, {L}, 4) boxes"
+            f"reference_points has shape {tuple(reference_points.shape)} on {reference_points.device}, "
+            f"expected ({B}, {Q}, {L}, 2) points or ({B}, {Q}, {L}, 4) boxes on {value.device}"
         )
     return operators.fused_forward(value, shapes, reference_points, sampling_offsets, attention_logits)
 
@@ -63,6 +67,17 @@ def _check_dimensions(
     weights: Tensor,
     names: tuple[str, str] = ("sampling_locations", "attention_weights"),
 ) -> None:
+    if forward_ad._current_level >= 0:
+        raise RuntimeError(
+            "ms_deform_attn has no forward-mode derivative: differentiate backwards, as autograd.grad does"
+        )
+    if value.dtype not in DTYPES:
+        raise ValueError(f"value has dtype {value.dtype}, expected one of {', '.join(map(str, DTYPES))}")
+    for name, tensor in zip(names, (locations, weights), strict=True):
+        if tensor.device != value.device or tensor.dtype not in DTYPES:
+            raise ValueError(
+                f"{name} is {tensor.dtype} on {tensor.device}, expected one of value's types on {value.device}"
+            )
     if value.dim() != 4:
         raise ValueError(f"value has shape {tuple(value.shape)}, expected four dimensions (B, S, H, C)")
     if shapes.dim() != 2 or shapes.shape[1] != 2:

@@ -1,7 +1,8 @@
 """The operators `ms_deform_attn::forward`, `::backward`, `::fused_forward`, `::fused_backward` and their registrations.
 
-Each has a fake kernel (torch.compile, torch.export), autograd, a rule under autocast and a rule under vmap. What computes
-them is chosen in `paths`; a kernel of somebody else may still take a device over (`torch.library.register_kernel`).
+Each has a fake kernel (torch.compile, torch.export), autograd, a rule under autocast and a rule under vmap. What
+computes them is chosen in `paths`; a kernel of somebody else may still take a device over
+(`torch.library.register_kernel`).
 """
 
 import torch
@@ -163,7 +164,7 @@ def _mapped_into_batch(info, dims: tuple[int | None, ...], arguments: tuple) -> 
     """The arguments with the mapped dimension inside their first one; shapes and flags stay as they are."""
     folded = []
     for argument, dim in zip(arguments, dims, strict=True):
-        if not isinstance(argument, Tensor) or argument.dim() == 2:  # shapes alone has two dimensions
+        if not isinstance(argument, Tensor) or argument.dtype == torch.int64:  # a flag, or shapes
             if dim is not None:
                 raise ValueError(
                     f"vmap maps dimension {dim} of shapes, expected None: the levels are the same for all of a batch"

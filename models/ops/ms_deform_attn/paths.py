@@ -1,7 +1,8 @@
 """The implementations ("paths") of the operator, and which of them computes a call.
 
-Every path gives the same result up to rounding. On the CPU the compiled kernels run where they are built or can be, else
-weighted rows; on CUDA the Triton kernels where Triton is installed, else grid_sample, which is also every other device's.
+Every path gives the same result up to rounding. On the CPU the compiled kernels run where they are built or can be,
+else weighted rows; on CUDA the Triton kernels where Triton compiles for the device, else grid_sample, which is also
+every other device's.
 """
 
 from collections.abc import Callable, Iterator
@@ -33,7 +34,13 @@ class Path(NamedTuple):
 
 
 @cache
-def _triton_is_installed() -> bool:
+def _triton_runs() -> bool:
+    """Whether Triton is there and every CUDA device is one it compiles for (NVIDIA's from compute capability 8.0)."""
+    if torch.version.cuda is None or not torch.cuda.is_available():
+        return False
+    devices = range(torch.cuda.device_count())
+    if any(torch.cuda.get_device_capability(device) < (8, 0) for device in devices):
+        return False
     try:
         import_module("triton")
     except ImportError:
@@ -49,7 +56,7 @@ def _always() -> bool:
 PATHS = (
     Path("compiled", ("cpu",), build.available, cache(lambda: import_module("ms_deform_attn.compiled"))),
     Path("weighted_rows", ("cpu",), _always, cache(lambda: Formulation(weighted_rows))),
-    Path("triton", ("cuda",), _triton_is_installed, cache(lambda: import_module("ms_deform_attn.triton_gpu"))),
+    Path("triton", ("cuda",), _triton_runs, cache(lambda: import_module("ms_deform_attn.triton_gpu"))),
     Path("grid_sample", None, _always, cache(lambda: Formulation(grid_sample))),
 )
 

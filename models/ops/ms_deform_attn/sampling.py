@@ -37,8 +37,8 @@ def sampling_locations(reference_points: Tensor, offsets: Tensor, shapes: Tensor
 def attention_weights(logits: Tensor) -> Tensor:
     """Softmax of logits (B, Q, H, L, P) over the points of all levels together.
 
-    On the CPU it goes through the first dimension where rows do not fill vector registers: rows of 12 numbers take 14 ns
-    a number directly and 2 ns transposed; rows of 16 take 1 ns directly.
+    On the CPU it goes through the first dimension where rows do not fill vector registers: rows of 12 numbers take
+    14 ns a number directly and 2 ns transposed; rows of 16 take 1 ns directly.
     """
     rows = logits.flatten(3)
     if logits.device.type != "cpu" or rows.shape[-1] % 16 == 0:

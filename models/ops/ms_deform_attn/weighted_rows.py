@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ms_deform_attn import grid_sample
+
 CHUNK = 1 << 15  # points a thread, two threads at least: smaller pays for calls, larger leaves the cache (measured)
 
 Levels = tuple[tuple[int, int], ...]
@@ -101,6 +103,8 @@ def _chunks(B: int, Q: int, points: int, rows_per_image: int) -> Iterator[tuple[
 
 def forward(value: Tensor, levels: Levels, locations: Tensor, weights: Tensor) -> Tensor:
     """Output (B, Q, H * C) of value (B, S, H, C), locations (B, Q, H, L, P, 2), weights (B, Q, H, L, P)."""
+    if not value.sum().isfinite():  # rows with coefficient zero are read too, and zero times infinity is not zero
+        return grid_sample.forward(value, levels, locations, weights)
     B, S, H, C = value.shape
     _, Q, _, L, P = weights.shape
     value = value.contiguous()
@@ -124,6 +128,8 @@ def backward(
     grad_output: Tensor, value: Tensor, levels: Levels, locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of value, locations and weights for the cotangent grad_output (B, Q, H * C)."""
+    if not value.sum().isfinite():
+        return grid_sample.backward(grad_output, value, levels, locations, weights)
     B, S, H, C = value.shape
     _, Q, _, L, P = weights.shape
     N = H * L * P
@@ -154,6 +160,9 @@ def _row_products(rows: tuple[Tensor, ...], cotangent: Tensor, table: Tensor) ->
     """The product of each row read (n, N) with the cotangent of its bag: cotangent (n * H, C), table (rows, C)."""
     _expect_beta_warning()
     points = rows[0].numel() // cotangent.shape[0]
+    # A sparse matrix may not have more entries than places, which sampled_addmm relies on when it writes them.
+    if points > table.shape[0]:
+        table = F.pad(table, (0, 0, 0, points - table.shape[0]))
     first = torch.arange(0, rows[0].numel() + 1, points, dtype=torch.int32, device="cpu")
     products = []
     for row in rows:

@@ -175,6 +175,12 @@ def test_second_derivative_is_refused(problem):
         grad.sum().backward()
 
 
+def test_forward_mode_is_refused(problem):
+    value, shapes, locations, weights = problem([(3, 4)])
+    with pytest.raises(RuntimeError, match="ms_deform_attn has no forward-mode derivative"):
+        torch.func.jvp(lambda value: ms_deform_attn(value, shapes, locations, weights), (value,), (value,))
+
+
 def test_many_cotangents_at_once(problem):
     value, shapes, locations, weights = problem([(3, 4)])
     weights.requires_grad_()
@@ -206,6 +212,15 @@ def test_a_mode_sees_and_may_change_the_call(problem):
     ("change", "message"),
     [
         ({"shapes": torch.tensor([[3, 5]])}, r"shapes \(\(3, 5\),\) have 15 cells, expected the 12 tokens of value"),
+        (
+            {"value": torch.zeros(2, 12, 2, 3, dtype=torch.int32)},
+            r"value has dtype torch.int32, expected one of torch.f",
+        ),
+        (
+            {"locations": torch.zeros(2, 5, 2, 1, 2, 2, device="meta")},
+            r"sampling_locations is torch.float32 on meta, expected one of value's types on cpu",
+        ),
+        ({"weights": torch.ones(2, 5, 2, 1, 2, dtype=torch.int64)}, r"attention_weights is torch.int64 on cpu"),
         ({"shapes": torch.tensor([[-3, -4]])}, r"at least one row and one column"),
         ({"shapes": torch.tensor([3, 4])}, r"shapes has shape \(2,\), expected \(L, 2\)"),
         ({"shapes": torch.tensor([[3, 4]], dtype=torch.int32)}, r"dtype torch.int32, expected torch.int64"),
@@ -279,7 +294,7 @@ def test_fused_softmax_neither_overflows_nor_underflows(problem):
 def test_fused_errors_quote_what_was_given(problem):
     value, shapes, offsets, logits = problem([(3, 4)])
     with pytest.raises(
-        ValueError, match=r"reference_points has shape \(2, 5, 1, 3\), expected \(2, 5, 1, 2\) points or"
+        ValueError, match=r"reference_points has shape \(2, 5, 1, 3\) on cpu, expected \(2, 5, 1, 2\) points"
     ):
         ms_deform_attn_fused(value, shapes, torch.zeros(2, 5, 1, 3), offsets, logits)
     with pytest.raises(ValueError, match=r"sampling_offsets has shape \(2, 5, 2, 1, 2\), expected six dimensions"):

@@ -533,7 +533,7 @@ void forward_any(const Call<T>& call, const Slice<T>& slice, int64_t begin, int6
 
 template <typename T>
 void backward_any(const Call<T>& call, const Slice<T>& slice, int64_t begin, int64_t end, T* workspace) {
-  const bool whole = begin == 0 && end == call.queries;
+  const bool whole = slice.whole_table;
   if (slice.packed) {
     (whole ? backward<T, true, true> : backward<T, true, false>)(call, slice, begin, end, workspace);
   } else {

@@ -55,6 +55,7 @@ struct Slice {
   T* grad_rows;       // the table of gradients, same layout
   int64_t first_row;  // rows that this call may add to: [first_row, last_row)
   int64_t last_row;
+  bool whole_table;   // which are all of them
 };
 
 template <typename T>

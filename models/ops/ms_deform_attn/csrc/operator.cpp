@@ -212,6 +212,7 @@ class Problem {
                                    : grad_value.mutable_data_ptr<T>() + value_offset(first + s);
           work.first_row = boundary(part, parts);
           work.last_row = boundary(part + 1, parts);
+          work.whole_table = parts == 1;
           kernel.backward(call_, work, query(part, parts), query(part + 1, parts), workspace.data());
         }
       });
