@@ -8,6 +8,7 @@ augmentation  one training picture against DETR's Pillow pipeline
 loop          a step under pl.Trainer with everything that is logged, against the same step in a bare loop
 matching      Hungarian matching of all decoder layers against the all-against-all formulation
 rendering     drawing the embedded world's scenes, alone
+operator      a training step of the demo with every path of ms_deform_attn in turns, and the operator's share of it
 
 Both sides run in turns (A B, B A, ...); the ratio is the median over pairs of CPU seconds, which other programs disturb
 least, and the wall time is printed beside it. Outputs are compared first, so that a fast wrong answer fails.
@@ -23,10 +24,13 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+import yaml
+from ms_deform_attn import available_paths, use_path
 from PIL import Image
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
@@ -36,6 +40,7 @@ from torchvision.transforms import functional as pillow_transforms
 from lightning_xai.callbacks.step_seed import StepSeed
 from lightning_xai.data.coco_detection import detection_target
 from lightning_xai.data.detection_transforms import SCALES, Draws, TrainingTransform, resized_shape
+from lightning_xai.data.embedded_detection import EmbeddedDetectionModule
 from lightning_xai.data.picture_file import decode_picture
 from lightning_xai.data.render_scene import render
 from lightning_xai.data.scene import SceneRecipe, sample_scene
@@ -45,6 +50,8 @@ from lightning_xai.tasks.detection import DetectionTask, relative_targets
 from lightning_xai.tasks.detection_losses import SetCriterion
 from lightning_xai.tasks.matching import HungarianMatcher, PackedTargets
 from lightning_xai.tasks.parameter_groups import make_optimizer, parameter_groups
+
+OPERATORS = {f"ms_deform_attn::{name}" for name in ("forward", "backward", "fused_forward", "fused_backward")}
 
 
 def paired(name: str, ours: Callable[[], object], peer: Callable[[], object], pairs: int, per: int = 1) -> None:
@@ -284,8 +291,45 @@ def rendering(pairs: int, scenes: int = 200) -> None:
     print(f"  a scene of 128x128, sampled and drawn with masks and boxes: {1000 * statistics.median(times):.2f} ms cpu")
 
 
+def operator(pairs: int) -> None:
+    config = yaml.safe_load((Path(__file__).parents[1] / "configs" / "demo.yaml").read_text())
+    net = config["model"]["init_args"]["net"]["init_args"]
+    data = config["data"]["init_args"]
+    module = EmbeddedDetectionModule(
+        SceneRecipe(**data["recipe"]["init_args"]), n_train=64, batch_size=data["batch_size"]
+    )
+    module.setup("fit")
+    batch = next(iter(module.train_dataloader()))
+    torch.manual_seed(0)
+    task = DetectionTask(DeformableDETR(**net))
+    optimizer = make_optimizer(parameter_groups(task.net), "adamw", fused=True)
+
+    def step() -> None:
+        losses = task.criterion(task(*task.prepare(batch)), relative_targets(batch["targets"]))
+        optimizer.zero_grad()
+        losses.total.backward()
+        optimizer.step()
+
+    paths = available_paths(torch.device("cpu"))
+    times: dict[str, list[float]] = {path: [] for path in paths}
+    for turn in range(pairs + 1):
+        for path in paths if turn % 2 else reversed(paths):
+            with use_path(path):
+                start = time.perf_counter()
+                step()
+                times[path].append(time.perf_counter() - start)
+    for path in paths:
+        with use_path(path), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            step()
+        events = profile.key_averages()
+        inside = sum(e.cpu_time_total for e in events if e.key in OPERATORS)
+        total = sum(e.self_cpu_time_total for e in events)
+        milliseconds = 1000 * statistics.median(times[path][1:])
+        print(f"  demo's training step, {path:<14} {milliseconds:7.1f} ms, {inside / total:5.1%} of it in the operator")
+
+
 def main() -> None:
-    sections = {f.__name__: f for f in (network, augmentation, loop, matching, rendering)}
+    sections = {f.__name__: f for f in (network, augmentation, loop, matching, rendering, operator)}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(sections)}; default: all")
     parser.add_argument("--threads", type=int, default=1)

@@ -147,6 +147,12 @@ def machine(device: str) -> str:
     return f"{names[0] if names else platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {len(names)} cores"
 
 
+def milliseconds(seconds: float) -> str:
+    """Three digits, and never an exponent."""
+    value = 1000 * seconds
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def print_rows(rows: Iterable[dict]) -> None:
     """A line of a Markdown table for each row."""
     rows = list(rows)
@@ -163,10 +169,10 @@ def print_rows(rows: Iterable[dict]) -> None:
             f"{row['direction']}{entry}",
             row["threads"],
             row["path"],
-            f"{1000 * row['median_s']:.3g}",
+            milliseconds(row["median_s"]),
             f"{row['ratio_to_reference']:.2f}",
             f"{row['cpu_ratio_to_reference']:.2f}" if row["device"] == "cpu" else "-",
-            f"{1000 * row['lower_bound_s']:.3g}",
+            milliseconds(row["lower_bound_s"]),
             f"{row['share_of_bound']:.0%}",
             f"{row['unique_bytes_per_s'] / 1e9:.3g} ({row['share_of_copy']:.0%})",
             share,

@@ -11,6 +11,10 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
 #include <cstring>
 #include <tuple>
@@ -96,6 +100,22 @@ void check_sizes(const Inputs& inputs) {
   }
 }
 
+// Memory that is about to be written whole. What malloc takes from the system for one tensor comes without pages, and
+// half of a backward pass of two images and more went into making them, 4 KiB at a time: ask for large ones.
+Tensor fresh(at::IntArrayRef sizes, const at::TensorOptions& options) {
+  Tensor tensor = at::empty(sizes, options);
+#if defined(MADV_HUGEPAGE)
+  constexpr size_t kAlwaysOfItsOwn = size_t(32) << 20;  // glibc maps what is larger alone, whatever was freed before
+  constexpr uintptr_t kPage = 4096;
+  if (tensor.nbytes() > kAlwaysOfItsOwn) {
+    const uintptr_t begin = (reinterpret_cast<uintptr_t>(tensor.mutable_data_ptr()) + kPage - 1) / kPage * kPage;
+    const uintptr_t end = (reinterpret_cast<uintptr_t>(tensor.mutable_data_ptr()) + tensor.nbytes()) / kPage * kPage;
+    madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // advice: it may be declined
+  }
+#endif
+  return tensor;
+}
+
 struct Level {
   int64_t height, width;
   int64_t start;  // its first cell among those of value
@@ -149,7 +169,7 @@ class Problem {
   }
 
   Tensor forward() {
-    Tensor output = at::empty({images_, call_.queries, call_.heads * call_.channels}, options_);
+    Tensor output = fresh({images_, call_.queries, call_.heads * call_.channels}, options_);
     call_.output = output.mutable_data_ptr<T>();
     const Kernels<T> kernel = kernels<T>();
     const int64_t tiles = (call_.queries + call_.tile - 1) / call_.tile;
@@ -177,8 +197,8 @@ class Problem {
                       "grad_output has sizes ", grad_output.sizes(), ", expected those of the output");
     call_.grad_output = hold(grad_output);
     const int64_t heads = call_.heads, points = call_.points, levels = call_.levels;
-    Tensor grad_pairs = at::empty({images_, call_.queries, heads, levels, points, 2}, options_);
-    Tensor grad_scalars = at::empty({images_, call_.queries, heads, levels, points}, options_);
+    Tensor grad_pairs = fresh({images_, call_.queries, heads, levels, points, 2}, options_);
+    Tensor grad_scalars = fresh({images_, call_.queries, heads, levels, points}, options_);
     Tensor grad_references = at::empty(
         {images_, call_.queries, heads, levels, needs_reference ? call_.reference_size : 0}, options_);
     call_.grad_locations = grad_pairs.mutable_data_ptr<T>();
@@ -187,18 +207,19 @@ class Problem {
 
     Tensor grad_value, table, grad_table;
     if (packed_) {
-      grad_value = at::empty(value_.sizes(), value_.options());
+      grad_value = fresh(value_.sizes(), value_.options());
       table = at::zeros({wave(), table_rows_, call_.channels}, options_);
       grad_table = at::empty(table.sizes(), options_);
     } else {
-      grad_value = at::zeros(value_.sizes(), options_);
+      grad_value = fresh(value_.sizes(), options_);
+      clear(grad_value.mutable_data_ptr<T>(), grad_value.numel());
     }
     const Kernels<T> kernel = kernels<T>();
     for (int64_t first = 0; first < slices(); first += wave()) {
       const int64_t count = std::min(wave(), slices() - first);
       if (packed_) {
         pack(table.mutable_data_ptr<T>(), first, count);
-        clear(grad_table.mutable_data_ptr<T>(), count);
+        clear(grad_table.mutable_data_ptr<T>(), count * table_rows_ * call_.channels);
       }
       // Threads without a slice of their own share one: each takes a part of its queries and a part of its rows. A row
       // is added to by one thread and in one order, so the sums have the same bits for any number of threads.
@@ -335,9 +356,9 @@ class Problem {
     }
   }
 
-  void clear(T* table, int64_t count) const {
-    at::parallel_for(0, count * table_rows_, /*grain_size=*/1024, [&](int64_t begin, int64_t end) {
-      std::memset(table + begin * call_.channels, 0, (end - begin) * call_.channels * sizeof(T));
+  static void clear(T* values, int64_t count) {
+    at::parallel_for(0, count, /*grain_size=*/32768, [&](int64_t begin, int64_t end) {
+      std::memset(values + begin, 0, (end - begin) * sizeof(T));
     });
   }
 
