@@ -5,10 +5,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from ms_deform_attn import attention_weights, ms_deform_attn, ms_deform_attn_fused, sampling_locations
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from lightning_xai.explain.dense_calls import DenseAttentionCall, DotProductCall, SoftmaxCall, multi_head_attention
 from lightning_xai.explain.streams import Site
 
 
@@ -62,31 +64,77 @@ class FusedDeformableCall:
         )
 
 
-AttentionCall = DeformableCall | FusedDeformableCall
+DeformableAttentionCall = DeformableCall | FusedDeformableCall
+AttentionCall = DeformableAttentionCall | DenseAttentionCall
 
-# One entry per operator that attention may be computed with: from its arguments to what a handler receives.
-_CALLS: dict[Callable, Callable[..., AttentionCall]] = {
+# One entry per operator that deformable attention may be computed with: from its arguments to what a handler receives.
+_DEFORMABLE_CALLS: dict[Callable, Callable[..., DeformableAttentionCall]] = {
     ms_deform_attn: DeformableCall,
     ms_deform_attn_fused: FusedDeformableCall,
+}
+
+
+def _functional_softmax(heads: int, input: Tensor, dim=None, _stacklevel=3, dtype=None) -> SoftmaxCall | None:
+    return _any_softmax(heads, input, dim, dtype)
+
+
+def _any_softmax(heads: int, input: Tensor, dim=None, dtype=None) -> SoftmaxCall | None:
+    """None where the softmax is not over keys."""
+    keys_last = input.dim() in (3, 4) and dim in (-1, input.dim() - 1)
+    return SoftmaxCall(heads, input, dtype) if keys_last else None
+
+
+_DENSE_CALLS: dict[Callable, Callable[..., DenseAttentionCall | None]] = {
+    F.scaled_dot_product_attention: DotProductCall,
+    F.softmax: _functional_softmax,
+    torch.softmax: _any_softmax,
+    torch.Tensor.softmax: _any_softmax,
 }
 
 Handler = Callable[[Site, AttentionCall], Tensor]
 
 
+def _heads_of(module: nn.Module) -> int:
+    """How many heads attention tensors of three dimensions hold; 1 where the module does not say."""
+    names = ("num_heads", "n_heads", "num_attention_heads", "heads")
+    return next((n for n in (getattr(module, name, None) for name in names) if isinstance(n, int)), 1)
+
+
+@dataclass(frozen=True)
+class _Running:
+    site: Site
+    heads: int
+
+
 class _AttentionMode(TorchFunctionMode):
-    """Hands attention calls made inside a site to the handler; every other call passes through."""
+    """Hands attention calls made inside a site to the handler; every other call passes through.
+
+    It is on only while a site's forward runs, and so again when a checkpointed site is run in a backward pass.
+    """
 
     def __init__(self, handle: Handler):
         super().__init__()
         self.handle = handle
-        self.running: list[Site] = []  # sites whose forward is under way, innermost last
+        self.running: list[_Running] = []  # sites whose forward is under way, innermost last
+
+    def start(self, running: _Running) -> None:
+        self.running.append(running)
+        self.__enter__()
+
+    def stop(self) -> None:
+        self.__exit__(None, None, None)
+        self.running.pop()
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        call = _CALLS.get(func) if self.running else None
-        if call is None:
-            return func(*args, **kwargs)
-        return self.handle(self.running[-1], call(*args, **kwargs))
+        site, heads = self.running[-1].site, self.running[-1].heads
+        if func is F.multi_head_attention_forward and site.kind == "dense":
+            return multi_head_attention(lambda call: self.handle(site, call), *args, **kwargs)
+        if site.kind == "deformable":
+            call = _DEFORMABLE_CALLS[func](*args, **kwargs) if func in _DEFORMABLE_CALLS else None
+        else:
+            call = _DENSE_CALLS[func](heads, *args, **kwargs) if func in _DENSE_CALLS else None
+        return func(*args, **kwargs) if call is None else self.handle(site, call)
 
 
 def declaring_network(net: nn.Module) -> nn.Module:
@@ -108,22 +156,22 @@ def attention_calls(net: nn.Module, sites: Sequence[Site], handle: Handler) -> I
 
     The network itself is not changed: forward hooks tell which site is running, and both they and the function mode are
     gone afterwards. Compiled networks run eagerly meanwhile, since a compiled graph calls no Python function.
-    Contexts nest: the one entered last sees a call first, and the call that it makes reaches the one outside it.
+    Contexts nest: the one entered last sees a call first, and the calls that it makes reach the one outside it.
     """
     mode = _AttentionMode(handle)
     inner = declaring_network(net)
     with ExitStack() as undo:
         for site in sites:
             module = inner.get_submodule(site.module)
+            running = _Running(site, _heads_of(module))
 
-            def start(module, inputs, site=site):
-                mode.running.append(site)
+            def start(module, inputs, running=running):
+                mode.start(running)
 
             def stop(module, inputs, output):
-                mode.running.pop()
+                mode.stop()
 
             undo.callback(module.register_forward_pre_hook(start).remove)
-            undo.callback(module.register_forward_hook(stop, always_call=True).remove)
+            undo.callback(module.register_forward_hook(stop, always_call=True, prepend=True).remove)
         undo.enter_context(torch.compiler.set_stance("force_eager"))
-        undo.enter_context(mode)
         yield

@@ -23,6 +23,24 @@ class FeatureLevels:
 
 
 @dataclass(frozen=True)
+class Patches:
+    """Tokens are the cells of one grid over the whole image, row by row, after `prefix` tokens that lie nowhere.
+
+    shape: (h, w) of the grid. prefix: class, distillation and register tokens.
+    """
+
+    shape: tuple[int, int]
+    prefix: int = 1
+
+
+@dataclass(frozen=True)
+class Words:
+    """Tokens are pieces of text; texts: those of each sample, in the order of the stream, without padding."""
+
+    texts: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
 class ObjectQueries:
     """Tokens are a detector's queries; they lie where the network's boxes say."""
 
@@ -34,7 +52,7 @@ class Stream:
     """A named sequence of tokens and how it lies in the input."""
 
     name: str
-    layout: FeatureLevels | ObjectQueries
+    layout: FeatureLevels | Patches | Words | ObjectQueries
 
 
 @dataclass(frozen=True)
@@ -42,7 +60,8 @@ class Site:
     """One attention module.
 
     module: its dotted name in the network. kind: "dense" attention gives probabilities (B, H, Q, K), "deformable" gives
-    sampling locations and weights. writes, reads: names of streams. part, layer: where it stands in the network.
+    sampling locations and weights. writes, reads: names of streams. part, layer: where it stands in the network; a
+    decoder's self- and cross-attention are two sites of the same layer.
     """
 
     module: str

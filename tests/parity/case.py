@@ -37,7 +37,8 @@ class Case:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The reference checkpoint, rebuilt from manifest and seed, scale factors and shared keys applied."""
-        weights = {k: torch.from_numpy(v) for k, v in make_state_dict(self.info["manifest"], self.info["seed"]).items()}
+        arrays = make_state_dict(self.info["manifest"], self.info["seed"])
+        weights = {k: torch.from_numpy(np.asarray(v)) for k, v in arrays.items()}  # numbers come as scalars
         for prefix, factor in self.info.get("scale", {}).items():
             for key in weights:
                 if key.startswith(prefix):

@@ -101,9 +101,9 @@ def _load(path: Path) -> None:
 @cache
 def _warn(reason: str) -> None:
     warnings.warn(
-        f"ms_deform_attn: no compiled CPU kernel: {reason}. Calls on the CPU use pure PyTorch, about 5x slower for large "
-        "maps and 3x for few queries. With a C++ compiler (g++) on the PATH the kernel is compiled at the first call; "
-        "MS_DEFORM_ATTN_COMPILE=0 chooses pure PyTorch without this warning",
+        f"ms_deform_attn: no compiled CPU kernel: {reason}. Calls on the CPU use pure PyTorch, about 5x slower for "
+        "large maps and 3x for few queries. With a C++ compiler (g++) on the PATH the kernel is compiled at the first "
+        "call; MS_DEFORM_ATTN_COMPILE=0 chooses pure PyTorch without this warning",
         stacklevel=3,
     )
 

@@ -127,7 +127,7 @@ struct Level {
   int64_t rows() const { return (height + 3) * pitch() + 1; }
 };
 
-// A call in the type T that everything is accumulated in. Cells is the type of value, unless value is not packed.
+// A call in the type T that everything is accumulated in.
 template <typename T>
 class Problem {
  public:

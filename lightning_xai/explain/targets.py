@@ -1,0 +1,102 @@
+"""What is explained: scalar scores of a network's outputs, several of a sample at once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Targets:
+    """T scores, each of one sample.
+
+    scores: (T,), on the graph of the recorded pass. samples: (T,) int64, whose score it is. rows: for each stream that
+    is read out, (T,) int64: the token whose row of the relevance answers (a class token, an object query, the end of a
+    text).
+    """
+
+    scores: Tensor
+    samples: Tensor
+    rows: Mapping[str, Tensor]
+
+    def __post_init__(self):
+        count = len(self.scores)
+        if self.scores.dim() != 1 or not count:
+            raise ValueError(f"scores has shape {tuple(self.scores.shape)}, expected (T,) with at least one target")
+        for name, indices in {"samples": self.samples, **{f"rows[{k!r}]": v for k, v in self.rows.items()}}.items():
+            if indices.shape != (count,) or indices.dtype != torch.int64:
+                raise ValueError(
+                    f"{name} is {indices.dtype} of shape {tuple(indices.shape)}, expected int64 of shape ({count},) "
+                    "as many as scores"
+                )
+        if not self.rows:
+            raise ValueError("rows is empty, expected the stream whose rows are read and a token for each target")
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def turns(self) -> Tensor:
+        """How many earlier targets have the same sample: (T,)."""
+        same = self.samples[:, None] == self.samples
+        return same.tril(-1).sum(1)
+
+
+def class_targets(
+    logits: Tensor, classes: Tensor | int | None = None, stream: str = "image", token: int = 0
+) -> Targets:
+    """The logit of a class of each sample, read at one token.
+
+    logits: (B, C). classes: one for all, (B,), or (B, M) for M targets a sample (in the order sample, target); by
+    default the predicted class. Raises ValueError for a class that does not exist.
+    """
+    if classes is None:
+        classes = logits.detach().argmax(1)
+    classes = torch.as_tensor(classes, device=logits.device)
+    batch, count = logits.shape
+    if classes.dim() == 0:
+        classes = classes.expand(batch)
+    _check_range("class", classes, count)
+    classes = classes.reshape(batch, -1)
+    samples = torch.arange(batch, device=logits.device)[:, None].expand_as(classes).flatten()
+    scores = logits[samples, classes.flatten()]
+    return Targets(scores, samples, {stream: torch.full_like(samples, token)})
+
+
+def detection_targets(
+    logits: Tensor,
+    samples: Tensor,
+    queries: Tensor,
+    classes: Tensor | None = None,
+    num_classes: int | None = None,
+    stream: str = "query",
+) -> Targets:
+    """The logit of a class of chosen object queries, read at the query.
+
+    logits: (B, Q, C). samples, queries, classes: (T,). num_classes: classes that a query may be predicted to be, the
+    first of C, where the last means "no object"; by default all. Raises ValueError for what does not exist.
+    """
+    samples, queries = samples.to(logits.device), queries.to(logits.device)
+    _check_range("sample", samples, logits.shape[0])
+    _check_range("query", queries, logits.shape[1])
+    if classes is None:
+        classes = logits.detach()[samples, queries, :num_classes].argmax(-1)
+    classes = classes.to(logits.device)
+    _check_range("class", classes, logits.shape[2])
+    return Targets(logits[samples, queries, classes], samples, {stream: queries})
+
+
+def pair_targets(logits_per_image: Tensor, text_tokens: Tensor, image_token: int = 0) -> Targets:
+    """The similarity of image i and text i, read at the class token of the image and the last token of the text.
+
+    logits_per_image: (B, B). text_tokens: (B,), each text's place whose feature stands for it.
+    """
+    samples = torch.arange(len(logits_per_image), device=logits_per_image.device)
+    rows = {"image": torch.full_like(samples, image_token), "text": text_tokens.to(samples)}
+    return Targets(logits_per_image.diagonal(), samples, rows)
+
+
+def _check_range(what: str, indices: Tensor, count: int) -> None:
+    wrong = indices[(indices < 0) | (indices >= count)]
+    if wrong.numel():
+        raise ValueError(f"there is no {what} {int(wrong[0])}; the network's go from 0 to {count - 1}")

@@ -1,0 +1,159 @@
+"""Vision transformers that others wrote, declared as they are: classifiers of timm and of transformers.
+
+Letters: B images, N = prefix + h' * w' tokens, the prefix being class, distillation and register tokens. The network
+inside is not changed: it is called as it is, and its own checkpoints fit it.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lightning_xai.explain.streams import ObjectQueries, Patches, Site, Stream
+
+TIMM_PREFIX = "timm:"
+ATTENTION_NAMES = ("attn", "attention")  # of a block's attention, in timm and in transformers
+CLASS_TOKEN_FAMILIES = ("vit", "deit", "vit_msn")  # of transformers, whose classifiers read token 0 alone
+
+
+class ViT(nn.Module):
+    """A classifier of patches by timm or transformers, together with its sites and streams.
+
+    images (B, 3, h, w), normalised -> {"logits": (B, classes), "grid": (h', w')}.
+    Raises TypeError when `net` has no list of blocks with one attention each.
+    """
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+        self.attentions = attention_names(net)
+
+    def forward(self, images: Tensor) -> dict:
+        outputs = self.net(images)
+        return {"logits": getattr(outputs, "logits", outputs), "grid": self.grid(images.shape[-2:])}
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of patches of an image of `size` (h, w)."""
+        if hasattr(self.net, "patch_embed"):
+            patches = self.net.patch_embed
+            dynamic = hasattr(patches, "dynamic_feat_size")
+            return tuple(patches.dynamic_feat_size(tuple(size)) if dynamic else patches.grid_size)
+        patch = self.net.config.patch_size
+        rows, columns = (patch, patch) if isinstance(patch, int) else patch
+        return size[0] // rows, size[1] // columns
+
+    @property
+    def prefix(self) -> int:
+        """How many tokens stand before the first patch."""
+        if hasattr(self.net, "num_prefix_tokens"):
+            return self.net.num_prefix_tokens
+        embeddings = self.net.base_model.embeddings
+        tokens = [getattr(embeddings, name, None) is not None for name in ("cls_token", "distillation_token")]
+        return sum(tokens) + getattr(self.net.config, "num_register_tokens", 0)
+
+    @property
+    def pools_by_attention(self) -> bool:
+        return getattr(self.net, "global_pool", None) == "map"
+
+    def sites(self) -> list[Site]:
+        """Every attention of the network, in order of execution."""
+        sites = [
+            Site(f"net.{name}", "dense", writes="image", reads="image", part="encoder", layer=i)
+            for i, name in enumerate(self.attentions)
+        ]
+        if self.pools_by_attention:
+            if self.prefix and not getattr(self.net, "pool_include_prefix", False):
+                raise ValueError(
+                    f"{type(self.net).__name__} pools its patches by attention but leaves out its {self.prefix} prefix "
+                    "tokens: build it without class and register tokens, or with pool_include_prefix=True"
+                )
+            sites.append(Site("net.attn_pool", "dense", writes="query", reads="image", part="pool", layer=0))
+        return sites
+
+    def streams(self, outputs: Mapping) -> dict[str, Stream]:
+        """Where the tokens of a forward pass lie, from its outputs."""
+        streams = {"image": Stream("image", Patches(outputs["grid"], self.prefix))}
+        if self.pools_by_attention:
+            streams["query"] = Stream("query", ObjectQueries(len(self.net.attn_pool.latent[0])))
+        return streams
+
+    def readout(self, outputs: Mapping) -> dict[str, Tensor]:
+        """The stream and, of each image, the token (B,) that the logits are computed from.
+
+        Raises ValueError where they are computed from several tokens, as with average pooling.
+        """
+        zeros = torch.zeros(len(outputs["logits"]), dtype=torch.int64, device=outputs["logits"].device)
+        if self.pools_by_attention:
+            return {"query": zeros}
+        if hasattr(self.net, "num_prefix_tokens"):
+            pooling = "two class tokens" if hasattr(self.net, "head_dist") else f"global_pool='{self.net.global_pool}'"
+            reads_class_token = pooling == "global_pool='token'"
+        else:
+            pooling = f"model_type '{self.net.config.model_type}'"
+            teacher = hasattr(self.net, "distillation_classifier")
+            reads_class_token = self.net.config.model_type in CLASS_TOKEN_FAMILIES and not teacher
+        if not reads_class_token:
+            raise ValueError(
+                f"{type(self.net).__name__} ({pooling}) does not compute its logits from one token: name the token "
+                "whose relevance you ask for, or use a network that reads its class token (timm: global_pool='token')"
+            )
+        return {"image": zeros}
+
+
+def attention_names(net: nn.Module) -> list[str]:
+    """The dotted names of the attention modules of `net`, block after block."""
+    found = {}
+    for name, module in net.named_modules():
+        if isinstance(module, nn.ModuleList | nn.Sequential) and len(module):
+            for attention in ATTENTION_NAMES:
+                if all(isinstance(getattr(block, attention, None), nn.Module) for block in module):
+                    found[name] = [f"{name}.{i}.{attention}" for i in range(len(module))]
+    if len(found) != 1 or not (hasattr(net, "num_prefix_tokens") or hasattr(net, "base_model")):
+        raise TypeError(
+            f"{type(net).__name__} is no plain vision transformer of timm or transformers: it has {len(found)} lists "
+            "of blocks that hold one attention each (named 'attn' or 'attention'), expected one, and prefix tokens "
+            "that it counts. Write its sites() and streams() beside it instead."
+        )
+    (names,) = found.values()
+    return names
+
+
+def build_vit(name: str, arguments: Mapping[str, object] | None = None, weights: str | Path | None = None) -> ViT:
+    """The vision transformer called `name`, in evaluation mode.
+
+    name: "timm:" and a name of timm ("timm:vit_base_patch16_224"), or a local folder in transformers' layout, which
+    holds its own weights. arguments: keyword arguments of the timm network. weights: a checkpoint for a timm network
+    (see `vit_checkpoints`), or None for random ones. Raises ValueError for an unknown name, FileNotFoundError for a
+    missing folder or file.
+    """
+    arguments = dict(arguments or {})
+    if not name.startswith(TIMM_PREFIX):
+        if arguments or weights is not None:
+            raise ValueError(f"vit '{name}' brings its own arguments and weights: give none, or '{TIMM_PREFIX}' names.")
+        return ViT(_from_folder(Path(name))).eval()
+    import timm
+
+    short = name.removeprefix(TIMM_PREFIX)
+    if not timm.is_model(short):
+        raise ValueError(f"vit '{name}': timm has no network '{short}' (see timm.list_models('*vit*')).")
+    try:
+        net = timm.create_model(short, **arguments)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise ValueError(f"vit '{name}' cannot be built with arguments {arguments}: {error}") from error
+    vit = ViT(net)
+    if weights is not None:
+        from lightning_xai.nets.vit_checkpoints import load_vit_checkpoint
+
+        load_vit_checkpoint(vit, weights)
+    return vit.eval()
+
+
+def _from_folder(folder: Path) -> nn.Module:
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"vit '{folder}': no folder with a config.json, and no name of timm ('{TIMM_PREFIX}vit_base_patch16_224')."
+        )
+    from transformers import AutoModelForImageClassification
+
+    return AutoModelForImageClassification.from_pretrained(folder, local_files_only=True)
