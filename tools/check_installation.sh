@@ -69,7 +69,7 @@ unwritable_cache() {
 nowhere_to_write() { # the name of the private folder is taken, as by another user
   mkdir "$scratch/taken"
   touch "$scratch/taken/ms_deform_attn-$(id -u)"
-  check nowhere_to_write weighted_rows "no folder can be written" \
+  check nowhere_to_write weighted_rows "no folder can be used" \
     PATH="$PATH" MS_DEFORM_ATTN_CACHE="$unwritable" TMPDIR="$scratch/taken"
 }
 

@@ -230,7 +230,9 @@ def record(net: nn.Module, gradients: bool | None = None) -> Iterator[Recording]
 
     gradients: None records on a graph if the caller does, and that graph goes back to the inputs. True always does,
     under no_grad and inference_mode too: the graph begins at the first site, and grad mode stays on until the context
-    ends, so that the targets' scores are computed in it. False makes no graph.
+    ends, so that the targets' scores are computed in it. False makes no graph. Where parts of the network are
+    checkpointed and the caller differentiates by itself, that has to happen inside the context: what is computed again
+    must be what was recorded.
     The network is not changed and nothing stays behind: no hook, no function mode, no gradient, no random number drawn.
     Raises RuntimeError at the end when a declared site recorded nothing, ValueError where no site is declared.
     """

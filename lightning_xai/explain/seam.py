@@ -121,9 +121,10 @@ class _AttentionMode(TorchFunctionMode):
         self.running.append(running)
         self.__enter__()
 
-    def stop(self) -> None:
-        self.__exit__(None, None, None)
-        self.running.pop()
+    def stop(self, running: _Running) -> None:
+        if self.running and self.running[-1] is running:  # not where an earlier hook failed and the site never started
+            self.__exit__(None, None, None)
+            self.running.pop()
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -168,8 +169,8 @@ def attention_calls(net: nn.Module, sites: Sequence[Site], handle: Handler) -> I
             def start(module, inputs, running=running):
                 mode.start(running)
 
-            def stop(module, inputs, output):
-                mode.stop()
+            def stop(module, inputs, output, running=running):
+                mode.stop(running)
 
             undo.callback(module.register_forward_pre_hook(start).remove)
             undo.callback(module.register_forward_hook(stop, always_call=True, prepend=True).remove)

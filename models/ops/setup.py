@@ -4,6 +4,7 @@
 `python models/ops/setup.py build_ext --inplace` compiles the kernel ahead of time into the package's own folder.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -28,6 +29,7 @@ class build_kernel(build_ext):
             raise SystemExit(f"ms_deform_attn: {error}") from error
 
 
+os.chdir(HERE)  # from elsewhere setuptools would read that folder's pyproject.toml
 setup(
     name="ms_deform_attn",
     version="0.1.0",

@@ -57,6 +57,10 @@ class BuildError(RuntimeError):
     """There is no compiled library: one sentence says why."""
 
 
+class UnloadableError(BuildError):
+    """There is a compiled library that cannot be loaded from where it lies."""
+
+
 class CompilationDisabled(BuildError):
     """There is no compiled library, and `MS_DEFORM_ATTN_COMPILE=0` asks not to compile one."""
 
@@ -95,7 +99,7 @@ def _load(path: Path) -> None:
     try:
         torch.ops.load_library(path)
     except OSError as error:
-        raise BuildError(f"{path} cannot be loaded ({error.__cause__ or error})") from error
+        raise UnloadableError(f"{path} cannot be loaded ({error.__cause__ or error})") from error
 
 
 @cache
@@ -120,19 +124,21 @@ def library() -> Path:
     name = file_name()
     if (PACKAGE / name).is_file():
         return PACKAGE / name
-    refused = []
+    refused, folders = [], []
     for prepare in (cache_folder, temporary_folder):
+        with suppress(OSError):
+            folders.append(prepare(create=False))
+    for folder in folders:
+        if (folder / name).is_file():
+            return folder / name
+    for prepare in (cache_folder, temporary_folder) if wanted == "1" else ():
         try:
-            folder = prepare(create=wanted == "1")
-            if (folder / name).is_file():
-                return folder / name
-            if wanted == "1":
-                return compile_into(folder)
-        except OSError as error:
+            return compile_into(prepare(create=True))
+        except (OSError, UnloadableError) as error:  # the latter where a mount forbids to execute what lies on it
             refused.append(str(error))
     if wanted == "0":
         raise CompilationDisabled("none was built ahead of time and MS_DEFORM_ATTN_COMPILE=0 asks not to compile")
-    raise BuildError(f"no folder can be written ({'; '.join(refused)}): set MS_DEFORM_ATTN_CACHE to one that can")
+    raise BuildError(f"no folder can be used ({'; '.join(refused)}): set MS_DEFORM_ATTN_CACHE to one that can")
 
 
 def file_name() -> str:
@@ -158,14 +164,17 @@ def _sources() -> list[Path]:
 
 
 def cache_folder(create: bool) -> Path:
-    """The user's cache; raises OSError where it is to be written and cannot be."""
+    """The user's cache; raises OSError where it is to be written and cannot be, or where the user has no home."""
     chosen = os.environ.get("MS_DEFORM_ATTN_CACHE")
-    if chosen:
-        folder = Path(chosen).expanduser().absolute()
-    else:
-        shared = os.environ.get("XDG_CACHE_HOME", "")
-        # the specification of these directories: a relative path is to be ignored
-        folder = (Path(shared) if os.path.isabs(shared) else Path("~/.cache").expanduser()) / "ms_deform_attn"
+    try:
+        if chosen:
+            folder = Path(chosen).expanduser().absolute()
+        else:
+            shared = os.environ.get("XDG_CACHE_HOME", "")
+            # the specification of these directories: a relative path is to be ignored
+            folder = (Path(shared) if os.path.isabs(shared) else Path("~/.cache").expanduser()) / "ms_deform_attn"
+    except RuntimeError as error:  # containers run as users that nobody knows
+        raise OSError(str(error)) from error
     if create:
         folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -61,7 +61,7 @@ class MSDeformAttn(nn.Module):
         heads, levels, points = self.n_heads, self.n_levels, self.n_points
         value = self.value_proj(value_input)
         if padding_mask is not None:
-            value = value.masked_fill_(padding_mask[..., None], 0.0)
+            value = value.masked_fill(padding_mask[..., None], 0.0)
         output = ms_deform_attn_fused(
             value.unflatten(-1, (heads, -1)),
             shapes,

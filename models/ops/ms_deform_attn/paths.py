@@ -5,6 +5,7 @@ else weighted rows; on CUDA the Triton kernels where Triton compiles for the dev
 every other device's.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -23,38 +24,49 @@ class Path(NamedTuple):
 
     name: str
     devices: tuple[str, ...] | None  # None: every device
-    available: Callable[[], bool]
+    available: Callable[[torch.device], bool]
     functions: Callable[[], object]
     dtypes: tuple[torch.dtype, ...] = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
     def computes(self, value: Tensor) -> bool:
         """Whether this path can compute a call with this value here and now."""
         on_device = self.devices is None or value.device.type in self.devices
-        return on_device and value.dtype in self.dtypes and self.available()
+        return on_device and value.dtype in self.dtypes and self.available(value.device)
 
 
 @cache
-def _triton_runs() -> bool:
-    """Whether Triton is there and every CUDA device is one it compiles for (NVIDIA's from compute capability 8.0)."""
+def _triton_starts() -> bool:
+    """Whether Triton and what it needs are there: it compiles a module for the driver when it is first used."""
     if torch.version.cuda is None or not torch.cuda.is_available():
         return False
-    devices = range(torch.cuda.device_count())
-    if any(torch.cuda.get_device_capability(device) < (8, 0) for device in devices):
-        return False
     try:
-        import_module("triton")
-    except ImportError:
+        import_module("triton").runtime.driver.active.get_current_target()
+    except Exception as error:
+        warnings.warn(
+            f"ms_deform_attn: Triton cannot be used ({error}). Calls on CUDA use grid_sample, slower and with "
+            "more memory. Triton needs a C compiler (gcc) and Python's headers where it runs",
+            stacklevel=3,
+        )
         return False
     return True
 
 
-def _always() -> bool:
+def _triton_runs(device: torch.device) -> bool:
+    """Triton compiles for NVIDIA's devices from compute capability 8.0."""
+    return _triton_starts() and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _library_is_there(device: torch.device) -> bool:
+    return build.available()
+
+
+def _always(device: torch.device) -> bool:
     return True
 
 
 # In the order of preference.
 PATHS = (
-    Path("compiled", ("cpu",), build.available, cache(lambda: import_module("ms_deform_attn.compiled"))),
+    Path("compiled", ("cpu",), _library_is_there, cache(lambda: import_module("ms_deform_attn.compiled"))),
     Path("weighted_rows", ("cpu",), _always, cache(lambda: Formulation(weighted_rows))),
     Path("triton", ("cuda",), _triton_runs, cache(lambda: import_module("ms_deform_attn.triton_gpu"))),
     Path("grid_sample", None, _always, cache(lambda: Formulation(grid_sample))),

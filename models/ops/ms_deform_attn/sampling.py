@@ -57,7 +57,9 @@ def location_gradients(
     step = 0.5 / offsets.shape[4]
     grad_reference = None
     if needs_reference:
-        grad_sizes = (grad_locations * offsets).sum((2, 4)) * step
+        # A point far outside has no slope, and zero times an infinite offset would not be zero.
+        products = torch.where(grad_locations == 0, 0, grad_locations * offsets)
+        grad_sizes = products.sum((2, 4)) * step
         grad_reference = torch.cat([grad_locations.sum((2, 4)), grad_sizes], -1)
     return grad_reference, grad_locations * (reference_points[:, :, None, :, None, 2:] * step)
 

@@ -1,4 +1,4 @@
-"""The path "triton": the operator on CUDA devices by Triton kernels, which need no compiler but Triton's own.
+"""The path "triton": the operator on CUDA devices by Triton kernels, which need no CUDA toolkit.
 
 Value is read in vectors of 16 bytes along the channels; every other tensor comes from or goes to memory once; in the
 fused functions softmax and the arithmetic of locations happen in registers. float64 is computed as well.

@@ -128,7 +128,7 @@ def backward(
     grad_output: Tensor, value: Tensor, levels: Levels, locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of value, locations and weights for the cotangent grad_output (B, Q, H * C)."""
-    if not value.sum().isfinite():
+    if not all(tensor.sum().isfinite() for tensor in (value, grad_output, locations, weights)):
         return grid_sample.backward(grad_output, value, levels, locations, weights)
     B, S, H, C = value.shape
     _, Q, _, L, P = weights.shape

@@ -320,3 +320,36 @@ def test_threads_do_not_change_a_bit(threads, problem, path):
         finally:
             torch.set_num_threads(before)
         assert all(torch.equal(alone, together) for alone, together in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("Q", [3, 60])
+def test_value_may_lie_anywhere_in_memory(Q, problem):
+    value, shapes, locations, weights = problem([(3, 4)], Q=Q)
+    raw = bytearray(value.numel() * 8 + 4)
+    askew = torch.frombuffer(raw, dtype=torch.float64, offset=4).view(value.shape)
+    askew.copy_(value)
+    cotangent = torch.ones(2, Q, 6, dtype=torch.float64)
+    leaves = [tensor.requires_grad_() for tensor in (askew, value)]
+    ours, theirs = (ms_deform_attn(leaf, shapes, locations, weights) for leaf in leaves)
+    assert torch.equal(ours, theirs)
+    both = zip((ours, theirs), leaves, strict=True)
+    assert torch.equal(*(torch.autograd.grad(output, leaf, cotangent)[0] for output, leaf in both))
+
+
+def test_infinite_offsets_from_boxes_are_outside(problem):
+    value, shapes, offsets, logits = problem([(3, 4)], spread=(-1, 1))
+    offsets[:, 0] = torch.inf
+    boxes = torch.rand(2, 5, 1, 4, generator=torch.Generator().manual_seed(7), dtype=torch.float64).requires_grad_()
+    output = ms_deform_attn_fused(value, shapes, boxes, offsets, logits)
+    (grad,) = torch.autograd.grad(output.sum(), boxes)
+    assert (output[:, 0] == 0).all() and (grad[:, 0] == 0).all() and grad.isfinite().all() and (grad[:, 1:] != 0).any()
+
+
+@pytest.mark.parametrize("Q", [3, 60])
+def test_a_location_that_is_no_number_spoils_no_cell(Q, problem):
+    value, shapes, locations, weights = problem([(3, 4)], Q=Q, dtype=torch.float32)
+    locations[0, 1, 0, 0, 0, 0] = torch.nan
+    cotangent = torch.ones(2, Q, 6)
+    cotangent[1, 2] = torch.inf
+    locations[1, 2] = 40.0
+    assert gradients(ms_deform_attn, (value, shapes, locations, weights), cotangent)[0].isfinite().all()

@@ -415,7 +415,6 @@ INLINE void scatter(const Call<T>& call, const Slice<T>& slice, const Tile<T>& t
                     int64_t channel, const T* cotangent, bool first_block, bool wants_products) {
   typedef Channels<T, N> Row;
   const Row g = Row::load(cotangent + channel);
-  const int64_t grad_table = slice.grad_rows - slice.rows;
   for (int64_t i = begin; i < end; ++i) {
     const int64_t pitch = call.pitch[i];
     const Corners<T> from = corners<T, packed>(slice, tile, i, pitch);
@@ -433,7 +432,7 @@ INLINE void scatter(const Call<T>& call, const Slice<T>& slice, const Tile<T>& t
         const int64_t row = packed ? tile.row[0][i] + neighbour[k] : tile.row[k][i];
         if (row < slice.first_row || row >= slice.last_row) continue;
       }
-      T* target = const_cast<T*>(from.row[k]) + grad_table + channel;
+      T* target = slice.grad_rows + (from.row[k] - slice.rows) + channel;
       Row sum = Row::load(target);
       sum.add(tile.coefficient[k][i], g);
       sum.store(target);
@@ -504,7 +503,9 @@ INLINE void finish(const Call<T>& call, const Slice<T>& slice, int64_t first, in
         T sum[4] = {0, 0, 0, 0};
         for (int64_t i = level * call.points; i < (level + 1) * call.points; ++i) {
           sum[0] += xs[i], sum[1] += ys[i];
-          sum[2] += xs[i] * offsets[2 * i], sum[3] += ys[i] * offsets[2 * i + 1];
+          // A point far outside has no slope, and zero times an infinite offset would not be zero.
+          if (xs[i] != T(0)) sum[2] += xs[i] * offsets[2 * i];
+          if (ys[i] != T(0)) sum[3] += ys[i] * offsets[2 * i + 1];
         }
         const T step = T(0.5) / T(call.points);
         const int64_t i = level * call.points;

@@ -116,6 +116,11 @@ Tensor fresh(at::IntArrayRef sizes, const at::TensorOptions& options) {
   return tensor;
 }
 
+// Memory that somebody mapped need not lie where the processor wants numbers of this type.
+Tensor aligned(const Tensor& tensor) {
+  return reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % tensor.element_size() == 0 ? tensor : tensor.clone();
+}
+
 struct Level {
   int64_t height, width;
   int64_t start;  // its first cell among those of value
@@ -154,7 +159,7 @@ class Problem {
     TORCH_CHECK_VALUE(table_rows_ < INT32_MAX, "value has ", tokens_, " tokens, expected fewer than 2^31");
     // Packing reads and writes a whole slice once: worth it where its points are more than its cells (measured).
     packed_ = call_.queries * per_query > 2 * tokens_;
-    value_ = packed_ ? inputs.value.contiguous() : inputs.value.to(options).contiguous();
+    value_ = aligned(packed_ ? inputs.value.contiguous() : inputs.value.to(options).contiguous());
     prepare_points();
     if (inputs.fused()) {
       call_.references = hold(inputs.references);
@@ -251,7 +256,7 @@ class Problem {
   }
 
   const T* hold(const Tensor& tensor) {
-    held_.push_back(tensor.to(options_).contiguous());
+    held_.push_back(aligned(tensor.to(options_).contiguous()));
     return held_.back().template const_data_ptr<T>();
   }
 
