@@ -8,6 +8,11 @@ from ms_deform_attn import ms_deform_attn
 from torch import Tensor
 
 
+def _full_precision(tensor: Tensor) -> AbstractContextManager[None]:
+    """Relevance is not rounded by a caller's autocast."""
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
 @dataclass(frozen=True)
 class DenseMap:
     """T operators A given as matrices (T, Q, K)."""
@@ -20,12 +25,12 @@ class DenseMap:
 
     def mix(self, x: Tensor) -> Tensor:
         """A x of x (T, K, D): (T, Q, D)."""
-        with self._full_precision():
+        with _full_precision(self.matrix):
             return self.matrix @ x
 
     def mix_back(self, r: Tensor) -> Tensor:
         """r A of rows r (T, R, Q): (T, R, K)."""
-        with self._full_precision():
+        with _full_precision(self.matrix):
             return r @ self.matrix
 
     def rows(self, tokens: Tensor) -> Tensor:
@@ -35,10 +40,6 @@ class DenseMap:
     def row_sums(self) -> Tensor:
         """A 1: (T, Q)."""
         return self.matrix.sum(-1)
-
-    def _full_precision(self) -> AbstractContextManager[None]:
-        """Relevance is not rounded by a caller's autocast."""
-        return torch.autocast(self.matrix.device.type, enabled=False)
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class DeformableMap:
         """A x of x (T, K, D): (T, Q, D)."""
         heads = self.weights.shape[2]
         value = (x * self.read[..., None]).to(self.weights.dtype)[:, :, None].expand(-1, -1, heads, -1)
-        mixed = ms_deform_attn(value.contiguous(), self.shapes, self.locations, self.weights)
+        with _full_precision(self.weights):
+            mixed = ms_deform_attn(value.contiguous(), self.shapes, self.locations, self.weights)
         return mixed.unflatten(-1, (heads, -1)).mean(2)
 
     def mix_back(self, r: Tensor) -> Tensor:

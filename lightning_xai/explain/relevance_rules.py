@@ -210,6 +210,11 @@ class _RuleMode(TorchFunctionMode):
         leaves, structure = tree_flatten((args, kwargs))
         leaves = [_changed(leaf) for leaf in leaves]
         carrying = any(_carries(leaf) for leaf in leaves)
+        if carrying and function is Tensor.__setitem__:
+            raise LookupError(
+                "assignment by index (Tensor.__setitem__) has no relevance rule: build the tensor with torch.cat or "
+                "torch.where, or explain by a gradient method"
+            )
         if not carrying or not self.started or function in DETACHED:
             plain = [leaf.detach() if _on_graph(leaf) else leaf for leaf in leaves]
             outcome = self._run(function, structure, plain)

@@ -43,12 +43,17 @@ class Targets:
 
 
 def class_targets(
-    logits: Tensor, classes: Tensor | int | None = None, stream: str = "image", token: int = 0
+    logits: Tensor,
+    classes: Tensor | int | None = None,
+    stream: str = "image",
+    token: int = 0,
+    rows: Mapping[str, Tensor] | None = None,
 ) -> Targets:
-    """The logit of a class of each sample, read at one token.
+    """The logit of a class of each sample, read at the token that the logits are computed from.
 
     logits: (B, C). classes: one for all, (B,), or (B, M) for M targets a sample (in the order sample, target); by
-    default the predicted class. Raises ValueError for a class that does not exist.
+    default the predicted class. rows: the token (B,) of each sample and its stream, as a network's `readout` says it;
+    by default `token` of `stream`. Raises ValueError for classes that do not exist or do not fit the samples.
     """
     if classes is None:
         classes = logits.detach().argmax(1)
@@ -56,11 +61,18 @@ def class_targets(
     batch, count = logits.shape
     if classes.dim() == 0:
         classes = classes.expand(batch)
+    if classes.dim() > 2 or len(classes) != batch or classes.is_floating_point():
+        raise ValueError(
+            f"classes is {classes.dtype} of shape {tuple(classes.shape)}, expected integers of shape ({batch},) or "
+            f"({batch}, M) for {batch} samples"
+        )
     _check_range("class", classes, count)
     classes = classes.reshape(batch, -1)
     samples = torch.arange(batch, device=logits.device)[:, None].expand_as(classes).flatten()
     scores = logits[samples, classes.flatten()]
-    return Targets(scores, samples, {stream: torch.full_like(samples, token)})
+    if rows is None:
+        return Targets(scores, samples, {stream: torch.full_like(samples, token)})
+    return Targets(scores, samples, {name: tokens.to(samples.device)[samples] for name, tokens in rows.items()})
 
 
 def detection_targets(

@@ -5,6 +5,7 @@ import torch
 from ms_deform_attn import dense_attention
 
 from lightning_xai.explain.attention_record import AttentionRecord, DeformableRecord
+from lightning_xai.explain.linear_maps import DeformableMap, DenseMap
 from lightning_xai.explain.streams import Site
 
 SHAPES = torch.tensor([[3, 4], [2, 2]])
@@ -81,3 +82,14 @@ def test_autocast_of_the_caller_does_not_round(dense):
     with torch.autocast("cpu", torch.bfloat16):
         got = record.averaged().mix_back(r)
     assert torch.equal(got, expected)
+
+
+def test_autocast_rounds_no_relevance():
+    shapes = torch.tensor([[3, 4]])
+    read = torch.ones(1, 12, dtype=torch.bool)
+    locations, weights, x = torch.rand(1, 5, 2, 1, 3, 2), torch.rand(1, 5, 2, 1, 3), torch.rand(1, 12, 2)
+    for linear in (DeformableMap(shapes, locations, weights, read), DenseMap(torch.rand(1, 5, 12))):
+        plain = linear.mix(x), linear.mix_back(x[:, :5].transpose(1, 2))
+        with torch.autocast("cpu", torch.bfloat16):
+            inside = linear.mix(x), linear.mix_back(x[:, :5].transpose(1, 2))
+        assert all(torch.equal(a, b) for a, b in zip(plain, inside, strict=True))

@@ -283,3 +283,16 @@ def test_the_graph_is_freed_with_its_last_reference():
         assert passed()() is None
     finally:
         gc.enable()
+
+
+def test_assignment_by_index_is_refused_rather_than_wrong():
+    class Assigns(nn.Module):
+        def forward(self, x):
+            x = x + x
+            x[:, 0] = x[:, 0] * 3
+            return x
+
+    net = Assigns()
+    message = r"assignment by index \(Tensor.__setitem__\) has no relevance rule"
+    with pytest.raises(LookupError, match=message), relevance_rules(net, CHEFER, down_to="inputs"):
+        net(tokens())

@@ -50,3 +50,15 @@ def test_ill_formed_targets():
         Targets(torch.zeros(2), zero, {})
     with pytest.raises(ValueError, match="at least one target"):
         Targets(torch.zeros(0), zero[:0], {"image": zero[:0]})
+
+
+def test_class_targets_read_where_the_network_says():
+    logits = torch.randn(2, 5)
+    targets = class_targets(logits, torch.tensor([[0, 1], [2, 3]]), rows={"query": torch.tensor([7, 9])})
+    assert targets.rows["query"].tolist() == [7, 7, 9, 9]
+
+
+@pytest.mark.parametrize("classes", [torch.tensor([1, 2, 3, 4]), torch.tensor([1.0, 2.0]), torch.zeros(2, 1, 1).long()])
+def test_classes_that_fit_no_sample_are_refused(classes):
+    with pytest.raises(ValueError, match=r"expected integers of shape \(2,\) or \(2, M\) for 2 samples"):
+        class_targets(torch.randn(2, 5), classes)
