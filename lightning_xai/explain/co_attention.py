@@ -17,6 +17,12 @@ def read_each_other(sites: Sequence[Site]) -> bool:
     return any((reads, writes) in pairs for writes, reads in pairs)
 
 
+def present_tokens(recording: Recording, stream: str, samples: Tensor) -> Tensor:
+    """Which tokens (T, N) of a stream its own self-attention reads, the rest is padding; (1, 1) where it has none."""
+    reads = [recording[site.module].read for site in recording.sites if site.writes == site.reads == stream]
+    return torch.stack(reads).any(0)[samples] if reads else torch.ones(1, 1, dtype=torch.bool, device=samples.device)
+
+
 def co_attention_relevance(
     recording: Recording,
     maps: Mapping[str, LinearMap],
@@ -49,7 +55,7 @@ def co_attention_relevance(
                 if written is not None:
                     factor, zero = _normalised(written, normalise)
                     onto = onto + factor.transpose(1, 2) @ onto
-                    wiped = wiped | zero.any(1, keepdim=True)
+                    wiped = wiped | (zero & present_tokens(recording, a, samples)[..., None]).any(1, keepdim=True)
                 if source is not None:
                     factor, zero = _normalised(source, normalise)
                     onto = onto + onto @ factor

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_xai.explain.co_attention import co_attention_relevance, read_each_other
+from lightning_xai.explain.co_attention import co_attention_relevance, present_tokens, read_each_other
 from lightning_xai.explain.linear_maps import DenseMap, LinearMap
 from lightning_xai.explain.method import Method
 from lightning_xai.explain.recording import AttentionRecord, Record, Recording
@@ -125,7 +125,8 @@ class GenericRelevance(Method):
                     for name in (site.writes, site.reads)
                 }
                 read = recording[site.module].read[samples]
-                reached, onward = self._cross(layer, carried[stream], *earlier.values(), read, wipe)
+                present = present_tokens(recording, stream, samples)
+                reached, onward = self._cross(layer, carried[stream], *earlier.values(), read, present, wipe)
                 found[site.reads] = found.get(site.reads, 0) + reached
                 carried[site.reads] = carried.get(site.reads, 0) + onward
         return {source: found[source] for source in sources_of(sites, stream)}
@@ -137,11 +138,12 @@ class GenericRelevance(Method):
         written: Sequence[LinearMap],
         source: Sequence[LinearMap],
         read: Tensor,
+        present: Tensor,
         wipe: bool,
     ) -> tuple[Tensor, Tensor]:
         """z = u N(R_ss)^T Abar and what of z goes on into R_bb - I, for the row u (T, 1, Q): two rows (T, 1, K).
 
-        written, source: the self-attentions of s and b so far. read: (T, K).
+        written, source: the self-attentions of s and b so far. read: (T, K), present: (T, Q), False on padding.
         """
         if not self.self_in_cross:
             reached = layer.mix_back(row)
@@ -152,7 +154,7 @@ class GenericRelevance(Method):
             mixed, sums = _columns_of_sum(written, column)
             if self.normalise:
                 mixed = mixed / sums.masked_fill(sums == 0, 1)
-                wiped = wiped | (sums == 0).any(1, keepdim=True)
+                wiped = wiped | ((sums == 0) & present[..., None]).any(1, keepdim=True)
             column = column + mixed
         reached = layer.mix_back(column.transpose(1, 2))
         onward = reached

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_xai.explain.explanation import explain
 from lightning_xai.explain.generic_relevance import GenericRelevance
 from lightning_xai.explain.recording import record
-from lightning_xai.explain.streams import Site
+from lightning_xai.explain.streams import Patches, Site, Stream, Words
 from lightning_xai.explain.targets import class_targets
 
 TEXT, IMAGE = 4, 6
@@ -87,3 +88,58 @@ def test_rules(two_streams, normalise, self_in_cross):
         torch.testing.assert_close(got["text"][target], R_tt[0])
         torch.testing.assert_close(got["image"][target], R_ti[0])
     assert (got["image"] > 0).any()
+
+
+class PaddedText(nn.Module):
+    """Text that reads an image, which reads the text where `mutual`."""
+
+    def __init__(self, mutual: bool):
+        super().__init__()
+        torch.manual_seed(0)
+        self.mutual = mutual
+        self.text, self.image, self.across, self.back = (
+            nn.ModuleList(nn.MultiheadAttention(16, 2, batch_first=True) for _ in range(2)) for _ in range(4)
+        )
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, image, text, padding):
+        for layer in range(2):
+            text = text + self.text[layer](text, text, text, key_padding_mask=padding)[0]
+            image = image + self.image[layer](image, image, image)[0]
+            written = text + self.across[layer](text, image, image)[0]
+            if self.mutual:
+                image = image + self.back[layer](image, text, text, key_padding_mask=padding)[0]
+            text = written
+        return self.head(text[:, 0])
+
+    def sites(self):
+        names = (("text", "text", "text"), ("image", "image", "image"), ("across", "text", "image"))
+        names += (("back", "image", "text"),) if self.mutual else ()
+        return [
+            Site(f"{name}.{layer}", "dense", writes, reads, f"{name if writes == reads else 'cross'}", layer)
+            for layer in range(2)
+            for name, writes, reads in names
+        ]
+
+    def streams(self, outputs):
+        return {
+            "image": Stream("image", Patches((2, 3), 0)),
+            "text": Stream("text", Words((("a",) * 5,) * len(outputs))),
+        }
+
+
+@pytest.mark.parametrize("mutual", [False, True])
+def test_padded_text_changes_nothing(mutual):
+    net = PaddedText(mutual).double().eval()
+    generator = torch.Generator().manual_seed(1)
+    image, text = (torch.randn(2, n, 16, generator=generator, dtype=torch.float64) for n in (6, 5))
+    padding = torch.arange(5).expand(2, -1) >= torch.tensor([[3], [5]])
+
+    def target(logits):
+        return class_targets(logits[:1], 1, stream="text")
+
+    alone = explain(net, (image[:1], text[:1, :3], padding[:1, :3]), target, GenericRelevance()).relevance
+    together = explain(net, (image, text, padding), target, GenericRelevance()).relevance
+    assert alone["image"].abs().max() > 0
+    torch.testing.assert_close(together["image"], alone["image"])
+    torch.testing.assert_close(together["text"][:, :3], alone["text"])
