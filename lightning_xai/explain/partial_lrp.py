@@ -59,4 +59,4 @@ class PartialLRP(Method):
             return weights
         axes = tuple(range(1, weights.dim()))
         least, greatest = (bound(weights, axes, keepdim=True) for bound in (torch.amin, torch.amax))
-        return (weights - least) / (greatest - least)
+        return (weights - least) / (greatest - least).masked_fill(greatest == least, 1)  # a constant map becomes 0
