@@ -12,7 +12,7 @@ ALLOWED = {
     "explain": {"ms_deform_attn"},
     "nets": {"ms_deform_attn", "explain.streams"},
     "evaluate": {"explain"},
-    "tasks": {"nets", "evaluate", "ms_deform_attn"},
+    "tasks": {"nets", "evaluate", "explain", "ms_deform_attn"},
     "data": set(),
     "draw": set(),
     "callbacks": {"explain", "evaluate", "draw"},
