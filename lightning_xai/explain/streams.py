@@ -34,10 +34,26 @@ class Patches:
 
 
 @dataclass(frozen=True)
+class ChosenPatches:
+    """Tokens are some cells of one grid over the whole image, others in each sample, after `prefix` tokens.
+
+    shape: (h, w) of the grid. cells: (B, N - prefix) int64, the cell of each token, counted row by row.
+    """
+
+    shape: tuple[int, int]
+    cells: Tensor
+    prefix: int = 1
+
+
+@dataclass(frozen=True)
 class Words:
-    """Tokens are pieces of text; texts: those of each sample, in the order of the stream, without padding."""
+    """Tokens are pieces of text; texts: those of each sample, in the order of the stream, without padding.
+
+    A piece that ends a word ends with a space. marks: pieces that nobody wrote, such as the start and the end of a text.
+    """
 
     texts: tuple[tuple[str, ...], ...]
+    marks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,7 +68,7 @@ class Stream:
     """A named sequence of tokens and how it lies in the input."""
 
     name: str
-    layout: FeatureLevels | Patches | Words | ObjectQueries
+    layout: FeatureLevels | Patches | ChosenPatches | Words | ObjectQueries
 
 
 @dataclass(frozen=True)

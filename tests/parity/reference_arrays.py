@@ -24,3 +24,10 @@ def measured(case: Case, name: str, what: str = "measured_rel_to_max") -> float:
 def compare_defined(case: Case, name: str, ours: Tensor) -> None:
     """Compare an array that is 0 / 0 in the reference, and 0 in ours, where a map is constant."""
     case.compare(name, ours.nan_to_num(0), reference=case.outputs[name].nan_to_num(0))
+
+
+def tolerate_stated(case: Case) -> None:
+    """Give every output the tolerance the case states: `abs` plus `per_array_rel` or `rel` of the largest value."""
+    stated = case.info["tolerance"]
+    relative = stated.get("per_array_rel", {})
+    tolerate(case, lambda name: (stated["abs"], relative.get(name, stated["rel"])))
