@@ -33,6 +33,7 @@ class Draws:
     """
 
     def __init__(self, seed: int):
+        self.seed = seed
         self._random = random.Random(seed)
         self._generator = torch.Generator().manual_seed(seed)
 

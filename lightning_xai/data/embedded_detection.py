@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from lightning_xai.data.coco_detection import unannotated_target
 from lightning_xai.data.detection_batch import collate_detection
 from lightning_xai.data.detection_loader import detection_loader
 from lightning_xai.data.render_scene import render
@@ -27,28 +28,43 @@ def shared_zeros(shape: tuple[int, ...], dtype: type) -> np.ndarray:
     return np.frombuffer(memory, dtype=dtype, count=count).reshape(shape)
 
 
+class Drawn(NamedTuple):
+    """A drawn scene: `pixels` (3, h, w), `annotations` (N, 6) of xyxy, label, area, and `owner` (h, w) where asked."""
+
+    pixels: np.ndarray
+    annotations: np.ndarray
+    owner: np.ndarray | None
+
+
 class SceneCache:
     """Drawn scenes: `pixels` (n, 3, h, w), `annotations` (n, N, 6) of xyxy, label, area, and their `counts` (n,).
 
-    A count of 0 says that the scene has not been drawn yet. What is written is a function of the index, so that two
-    processes that draw the same scene at the same time write the same bytes.
+    masks: also `owner` (n, h, w), the number of the object seen at each pixel, -1 on the background. A count of 0 says
+    that the scene has not been drawn yet. What is written is a function of the index, so that two processes that draw
+    the same scene at the same time write the same bytes.
     """
 
-    def __init__(self, recipe: SceneRecipe, n_scenes: int) -> None:
+    def __init__(self, recipe: SceneRecipe, n_scenes: int, masks: bool = False) -> None:
         self.pixels = shared_zeros((n_scenes, 3, recipe.height, recipe.width), np.uint8)
         self.annotations = shared_zeros((n_scenes, recipe.max_objects, 6), np.float32)
+        self.owner = shared_zeros((n_scenes, recipe.height, recipe.width), np.int16) if masks else None
         self.counts = shared_zeros((n_scenes,), np.int16)
 
-    def read(self, index: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Copies of the pixels and annotations of scene `index`, None where it has not been drawn yet."""
+    def read(self, index: int) -> Drawn | None:
+        """A copy of scene `index`, None where it has not been drawn yet."""
         count = int(self.counts[index])
-        return (self.pixels[index].copy(), self.annotations[index, :count].copy()) if count else None
+        if not count:
+            return None
+        owner = None if self.owner is None else self.owner[index].copy()
+        return Drawn(self.pixels[index].copy(), self.annotations[index, :count].copy(), owner)
 
-    def write(self, index: int, pixels: np.ndarray, annotations: np.ndarray) -> None:
+    def write(self, index: int, drawn: Drawn) -> None:
         """Keep scene `index`; its count is written last, as the sign that it is complete."""
-        self.pixels[index] = pixels
-        self.annotations[index, : len(annotations)] = annotations
-        self.counts[index] = len(annotations)
+        self.pixels[index] = drawn.pixels
+        self.annotations[index, : len(drawn.annotations)] = drawn.annotations
+        if self.owner is not None:
+            self.owner[index] = drawn.owner
+        self.counts[index] = len(drawn.annotations)
 
 
 class EmbeddedDetection(Dataset):
@@ -56,7 +72,8 @@ class EmbeddedDetection(Dataset):
 
     A target's boxes are the tight boxes of what is *visible* of each object, its areas the visible pixels; no object is
     a crowd. `flip` is the probability of a mirrored picture in training, drawn from (seed, epoch, index). The drawn
-    scenes stay in memory where `cache` is set (49 KB each at 128x128), shared with forked workers.
+    scenes stay in memory where `cache` is set (49 KB each at 128x128), shared with forked workers. masks: the ground
+    truth of an evaluation also has `masks` (N, h, w) bool, what is seen of each object (32 KB more in memory).
     """
 
     def __init__(
@@ -67,6 +84,7 @@ class EmbeddedDetection(Dataset):
         seed: int = 0,
         flip: float = 0.0,
         cache: bool = True,
+        masks: bool = False,
     ) -> None:
         if n_scenes < 1:
             raise ValueError(f"a split needs at least one scene, but {split!r} was asked for {n_scenes}")
@@ -74,7 +92,8 @@ class EmbeddedDetection(Dataset):
             raise ValueError(f"flip is a probability between 0 and 1, but is {flip}")
         self.recipe, self.split, self.n_scenes, self.seed, self.flip = recipe, split, n_scenes, seed, flip
         self.class_names = list(recipe.shapes)
-        self._cache = SceneCache(recipe, n_scenes) if cache else None
+        self.masks = masks and split != "train"
+        self._cache = SceneCache(recipe, n_scenes, self.masks) if cache else None
 
     def __len__(self) -> int:
         return self.n_scenes
@@ -85,7 +104,7 @@ class EmbeddedDetection(Dataset):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._cache = SceneCache(self.recipe, self.n_scenes) if state["_cache"] else None
+        self._cache = SceneCache(self.recipe, self.n_scenes, self.masks) if state["_cache"] else None
 
     def scene(self, index: int) -> Scene:
         """The structured value that picture `index` is drawn from (before any flip)."""
@@ -95,7 +114,7 @@ class EmbeddedDetection(Dataset):
 
     def load(self, index: int) -> tuple[Tensor, dict[str, Any]]:
         """Sample `index` as it is drawn, before any augmentation."""
-        pixels, annotations = self._drawn(index)
+        pixels, annotations, owner = self._drawn(index)
         size = torch.tensor(pixels.shape[1:], dtype=torch.int64)
         rows = torch.from_numpy(annotations)
         target: dict[str, Any] = {
@@ -106,6 +125,9 @@ class EmbeddedDetection(Dataset):
         }
         if self.split != "train":
             target["ground_truth"] = {name: value.clone() for name, value in target.items()}
+        if owner is not None:
+            numbers = torch.arange(len(rows), dtype=torch.int16)[:, None, None]
+            target["ground_truth"]["masks"] = torch.from_numpy(owner) == numbers
         target |= {"image_id": torch.tensor(index), "size": size, "orig_size": size.clone()}
         return torch.from_numpy(pixels), target
 
@@ -115,7 +137,7 @@ class EmbeddedDetection(Dataset):
 
     def boxes(self, index: int) -> tuple[Tensor, tuple[int, int]]:
         """Boxes (R, 4) xyxy in pixels of sample `index` as it is drawn, and its (h, w)."""
-        _, annotations = self._drawn(index)
+        annotations = self._drawn(index).annotations
         return torch.from_numpy(annotations[:, :4].copy()), (self.recipe.height, self.recipe.width)
 
     def __getitem__(self, index: int | tuple[int, int]) -> tuple[Tensor, dict[str, Any]]:
@@ -135,7 +157,7 @@ class EmbeddedDetection(Dataset):
         )
         return chance < self.flip
 
-    def _drawn(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def _drawn(self, index: int) -> Drawn:
         kept = self._cache.read(index) if self._cache and 0 <= index < self.n_scenes else None
         if kept is not None:
             return kept
@@ -143,9 +165,10 @@ class EmbeddedDetection(Dataset):
         drawing = render(scene)
         labels = [[self.recipe.shapes.index(item.shape)] for item in scene.objects]
         annotations = np.hstack([drawing.boxes, np.array(labels, np.float32), drawing.areas[:, None]])
+        drawn = Drawn(drawing.pixels, annotations, drawing.owner if self.masks else None)
         if self._cache:
-            self._cache.write(index, drawing.pixels, annotations)
-        return drawing.pixels, annotations
+            self._cache.write(index, drawn)
+        return drawn
 
 
 class EmbeddedDetectionModule(pl.LightningDataModule):
@@ -153,7 +176,7 @@ class EmbeddedDetectionModule(pl.LightningDataModule):
 
     `recipe` holds the knobs of difficulty; the label of a class is its place in `recipe.shapes`. `batch_size` is per
     process. Training samples are shuffled by seed and epoch, alike for any number of processes and workers and after
-    a resume in mid-epoch.
+    a resume in mid-epoch. masks: an evaluation's ground truth has the objects' visible masks.
     """
 
     def __init__(
@@ -167,13 +190,14 @@ class EmbeddedDetectionModule(pl.LightningDataModule):
         num_workers: int = 0,
         flip: float = 0.5,
         cache: bool = True,
+        masks: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.recipe = recipe
         self.sizes = {"train": n_train, "val": n_val, "test": n_test}
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
-        self.flip, self.cache, self.seed = flip, cache, seed
+        self.flip, self.cache, self.masks, self.seed = flip, cache, masks, seed
         self._splits: dict[str, EmbeddedDetection] = {}
 
     @property
@@ -190,7 +214,9 @@ class EmbeddedDetectionModule(pl.LightningDataModule):
         """The data set of `split`: "train", "val" or "test"; the same object, with its drawn scenes, each time."""
         if split not in self._splits:
             flip = self.flip if split == "train" else 0.0
-            self._splits[split] = EmbeddedDetection(self.recipe, split, self.sizes[split], self.seed, flip, self.cache)
+            self._splits[split] = EmbeddedDetection(
+                self.recipe, split, self.sizes[split], self.seed, flip, self.cache, self.masks
+            )
         return self._splits[split]
 
     @property
@@ -232,6 +258,10 @@ class EmbeddedDetectionModule(pl.LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader:
         return self._evaluation_loader("test")
+
+    def picture_batch(self, picture: Tensor) -> dict[str, Any]:
+        """A picture, uint8 (3, h, w), as the one sample of an evaluation batch, without annotations."""
+        return self.collate([self.evaluation_transform(picture, unannotated_target(picture))])
 
     def _evaluation_loader(self, split: str) -> DataLoader:
         dataset = self.dataset(split)

@@ -87,24 +87,36 @@ def area_under_curve(values: Tensor, fractions: Sequence[float]) -> float:
 class PerturbationTest:
     """The curves of one explanation method over all images that were given to `update`.
 
-    classify: normalises images (B, 3, h, w) in [0, 1] and gives logits. test: "positive" or "negative". fractions: the
-    shares of pixels that are removed. Each image counts once, however many processes saw it.
+    test: "positive" or "negative". fractions: the shares of pixels that are removed. Each image counts once, however
+    many processes saw it.
     """
 
-    def __init__(self, classify: Callable[[Tensor], Tensor], test: Test, fractions: Sequence[float] = FRACTIONS):
+    def __init__(self, test: Test, fractions: Sequence[float] = FRACTIONS):
         if test not in ("positive", "negative"):
             raise ValueError(f"test={test!r} is unknown: it must be 'positive' or 'negative'")
         if not fractions or list(fractions) != sorted(set(fractions)) or not 0 < fractions[0] <= fractions[-1] <= 1:
             raise ValueError(f"fractions={list(fractions)} must be rising numbers above 0 and up to 1")
-        self.classify = classify
         self.test: Test = test
         self.fractions = tuple(fractions)
         self.scores = ImageScores()
 
-    def update(self, image_ids: Sequence[int], images: Tensor, relevance: Tensor, targets: Tensor) -> None:
-        """Add images (B, 3, h, w) in [0, 1] with relevance (B, h, w) and target classes (B,)."""
+    def update(
+        self,
+        image_ids: Sequence[int],
+        images: Tensor,
+        relevance: Tensor,
+        targets: Tensor,
+        classify: Callable[[Tensor], Tensor],
+    ) -> None:
+        """Add images (B, 3, h, w) in [0, 1] with relevance (B, h, w) and target classes (B,).
+
+        classify: normalises such images and gives logits (B, classes). Raises ValueError for
+        relevance that is not finite.
+        """
+        if not relevance.isfinite().all():
+            raise ValueError("the relevance holds NaN or infinite numbers")
         counts = [int(relevance[0].numel() * fraction) for fraction in self.fractions]
-        self.scores.add(image_ids, perturbation_scores(self.classify, images, relevance, targets, self.test, counts))
+        self.scores.add(image_ids, perturbation_scores(classify, images, relevance, targets, self.test, counts))
 
     def compute(self) -> dict[str, object]:
         """`fractions` from 0 on, the mean of each score at each of them, and `auc` of the hits; collective."""

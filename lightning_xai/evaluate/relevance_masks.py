@@ -7,6 +7,8 @@ map is image and not padding; cells outside neither shift a threshold nor enter 
 import torch
 from torch import Tensor
 
+from lightning_xai.explain.explanation import min_max
+
 FOREGROUND = 255.0
 NOT_KEPT = -1.0
 GRAY_LEVELS = 256
@@ -14,18 +16,13 @@ SMALLEST_SHARE = 2.0**-23  # OpenCV's FLT_EPSILON: a class with a smaller share 
 
 
 def stretch(maps: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Maps (T, h, w) to real numbers in 0..255: 255 (m - min) / (max - min) of each map; NaN where it is constant."""
-    if valid is None:
-        low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    else:
-        low = maps.masked_fill(~valid, torch.inf).amin((1, 2), keepdim=True)
-        high = maps.masked_fill(~valid, -torch.inf).amax((1, 2), keepdim=True)
-    return (maps - low) / (high - low) * 255
+    """Maps (T, h, w) to real numbers in 0..255: 255 (m - min) / (max - min) of each map; 0 where it is constant."""
+    return min_max(maps, valid) * 255
 
 
 def gray_levels(maps: Tensor, valid: Tensor | None = None) -> Tensor:
     """`stretch` truncated to uint8 (T, h, w); a constant map is 0 everywhere, and so are cells that are not valid."""
-    levels = stretch(maps, valid).nan_to_num(0.0)
+    levels = stretch(maps, valid)
     if valid is not None:
         levels = levels.masked_fill(~valid, 0.0)
     return levels.clamp(0, 255).to(torch.uint8)

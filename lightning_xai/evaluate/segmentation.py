@@ -10,19 +10,14 @@ import torch
 from torch import Tensor
 
 from lightning_xai.evaluate.image_scores import ImageScores
+from lightning_xai.explain.explanation import min_max
 
 UNKNOWN = -1
 
 
-def scaled(relevance: Tensor) -> Tensor:
-    """(r - min) / (max - min) of each map (B, h, w); a constant map becomes NaN."""
-    low, high = relevance.amin((-2, -1), keepdim=True), relevance.amax((-2, -1), keepdim=True)
-    return (relevance - low) / (high - low)
-
-
 def foreground(relevance: Tensor) -> Tensor:
-    """Where the scaled relevance (B, h, w) is above its mean; nowhere in a constant map."""
-    maps = scaled(relevance)
+    """Where the stretched relevance (B, h, w) is above its mean; nowhere in a constant map."""
+    maps = min_max(relevance)
     return maps > maps.mean((-2, -1), keepdim=True)
 
 
@@ -42,15 +37,16 @@ def segmentation_counts(mask: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 
 def segmentation_average_precision(relevance: Tensor, labels: Tensor) -> Tensor:
-    """Average precision (B,) of the pixels' two scores (1 - r, r), r the scaled relevance, for their two classes.
+    """Average precision (B,) of the pixels' two scores (1 - r, r), r the stretched relevance, for their two classes.
 
     AP = sum over thresholds of (recall gained) x precision, background and object in one list of 2 h w decisions. A
     constant map has no scores: all of them count as 0.
     """
     from torchmetrics.functional.classification import binary_average_precision
 
-    maps = scaled(relevance)
-    scores = torch.stack([1 - maps, maps], 1).nan_to_num(0.0)
+    maps = min_max(relevance)
+    says = maps.amax((-2, -1)) > 0
+    scores = torch.stack([1 - maps, maps], 1) * says[:, None, None, None]
     true = torch.stack([labels == 0, labels == 1], 1).long()
     return torch.stack(
         [

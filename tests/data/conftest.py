@@ -43,3 +43,35 @@ class CocoFolder:
 @pytest.fixture
 def coco(tmp_path) -> CocoFolder:
     return CocoFolder(tmp_path / "coco")
+
+
+class ClassFolders:
+    """Pictures `train/cat/0.png`, ... of 50x40 pixels, each of one grey level, in class folders; masks in `masks`."""
+
+    CLASSES = ("cat", "dog", "emu")
+
+    def __init__(self, root: Path, train: int = 4, val: int = 2):
+        self.root = root
+        for split, count in (("train", train), ("val", val)):
+            for label, name in enumerate(self.CLASSES):
+                for number in range(count):
+                    self.add(split, name, number, level=100 * (split == "val") + 20 * label + number)
+
+    def picture(self, split: str, name: str, number: int) -> Path:
+        return self.root / split / name / f"{number}.png"
+
+    def mask(self, split: str, name: str, number: int) -> Path:
+        return self.root / "masks" / split / name / f"{number}.png"
+
+    def add(self, split: str, name: str, number: int, level: int) -> None:
+        for path, pixels in (
+            (self.picture(split, name, number), np.full((40, 50, 3), level, np.uint8)),
+            (self.mask(split, name, number), np.repeat(np.array([[0, 255]], np.uint8), 25, 1).repeat(40, 0)),
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def class_folders(tmp_path) -> ClassFolders:
+    return ClassFolders(tmp_path / "folders")

@@ -52,6 +52,21 @@ def test_a_sample_is_what_the_scene_holds():
         )
 
 
+def test_masks_are_what_is_seen_of_each_object():
+    dataset = EmbeddedDetection(RECIPE, "val", 6, masks=True)
+    for index in [*range(6), 2]:
+        _, target = dataset[index]
+        drawing = render(dataset.scene(index))
+        masks = target["ground_truth"]["masks"]
+        assert masks.dtype == torch.bool and np.array_equal(masks.numpy(), drawing.visible)
+        assert torch.equal(masks.sum((1, 2)).float(), target["ground_truth"]["area"])
+    unpickled = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(unpickled[2][1]["ground_truth"]["masks"], dataset[2][1]["ground_truth"]["masks"])
+    assert "ground_truth" not in EmbeddedDetection(RECIPE, "train", 6, masks=True)[0][1]
+    assert "masks" not in EmbeddedDetection(RECIPE, "val", 6)[0][1]["ground_truth"]
+    assert "masks" in module(masks=True).dataset("test")[0][1]["ground_truth"]
+
+
 def test_types_are_those_of_every_detection_data_set():
     image, target = EmbeddedDetection(RECIPE, "val", 1)[0]
     assert (image.dtype, tuple(image.shape)) == (torch.uint8, (3, 64, 80))

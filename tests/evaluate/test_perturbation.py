@@ -75,11 +75,11 @@ def test_the_whole_test_in_batches():
     image, relevance = ten_pixels()
     images, maps = torch.cat([image, image, 0 * image]), torch.cat([relevance, -relevance, relevance])
     targets = torch.tensor([0, 0, 1])
-    whole = PerturbationTest(brightness, "positive")
-    whole.update([0, 1, 2], images, maps, targets)
-    parts = PerturbationTest(brightness, "positive")
-    parts.update([2, 1], images[[2, 1]], maps[[2, 1]], targets[[2, 1]])
-    parts.update([0, 1], images[[0, 1]], maps[[0, 1]], targets[[0, 1]])
+    whole = PerturbationTest("positive")
+    whole.update([0, 1, 2], images, maps, targets, brightness)
+    parts = PerturbationTest("positive")
+    parts.update([2, 1], images[[2, 1]], maps[[2, 1]], targets[[2, 1]], brightness)
+    parts.update([0, 1], images[[0, 1]], maps[[0, 1]], targets[[0, 1]], brightness)
     numbers = whole.compute()
     assert numbers == parts.compute()
     assert numbers["images"] == 3 and numbers["fractions"][:2] == [0.0, 0.1]
@@ -106,6 +106,6 @@ def test_bad_input():
         remove_pixels(image, relevance.transpose(1, 2), 1, "positive")
     for fractions in ([], [0.5, 0.2], [0.0, 0.5], [0.5, 1.5]):
         with pytest.raises(ValueError, match="must be rising numbers"):
-            PerturbationTest(brightness, "positive", fractions)
+            PerturbationTest("positive", fractions)
     with pytest.raises(ValueError, match="test='both'"):
-        PerturbationTest(brightness, "both")
+        PerturbationTest("both")

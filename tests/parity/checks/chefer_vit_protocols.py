@@ -10,11 +10,11 @@ from lightning_xai.evaluate.perturbation import area_under_curve, perturbation_s
 from lightning_xai.evaluate.segmentation import (
     SegmentationTest,
     foreground,
-    scaled,
     segmentation_average_precision,
     segmentation_counts,
     segmentation_f1,
 )
+from lightning_xai.explain.explanation import min_max
 
 TESTS = {"neg": "negative", "pos": "positive"}
 HUNDRED_STEPS = range(5, 50, 5)  # the scale called 100: 100 pixels times each of these
@@ -34,8 +34,8 @@ def vit_perturbation(case):
     with torch.no_grad():
         predicted = classify(images).argmax(1)
     case.compare("pred", predicted)
-    # the last image's target is another class than the predicted one, which one the case alone knows
-    case.compare("target", predicted, where=torch.arange(len(predicted)) < len(predicted) - 1)
+    # the targets are given to the test: they are the predicted classes where the case says that these are right
+    case.compare("target", predicted, where=case.outputs["model_hits"] == 1)
     pixels = relevance[0].numel()
     for scale, counts in {
         "per": [int(pixels * step) for step in case.config["steps_per"]],
@@ -74,7 +74,7 @@ def vit_segmentation(case):
         case.compare(f"ap_{method}", segmentation_average_precision(relevance, labels)[:, None])
         case.compare(f"f1_{method}", segmentation_f1(mask, labels, by_row=True)[:, None])
         if f"map_{method}" in case.outputs:
-            compare_defined(case, f"map_{method}", scaled(relevance)[:, 8::16, 8::16])
+            compare_defined(case, f"map_{method}", min_max(relevance)[:, 8::16, 8::16])
         test = SegmentationTest(f1_by_row=True)
         test.update(range(len(images)), relevance, labels)
         numbers = test.compute()
