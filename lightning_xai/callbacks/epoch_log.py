@@ -15,9 +15,10 @@ from lightning_xai.evaluate.detection_ap import AP_NAMES
 class EpochLog(pl.Callback):
     """Append to `<run folder>/log.jsonl` and print one line after every epoch.
 
-    Keys: `train_<loss>` and `test_<loss>` (means over the epoch), `test_coco_eval_bbox` (12 numbers), `epoch`,
-    `n_parameters`, and beyond the original `seconds_per_step`, `peak_memory_mib`, `lr`. The module gives the losses by
-    `epoch_losses(stage)` and the numbers by `last_ap`. A resumed run keeps the lines of the epochs it does not repeat.
+    Keys: `train_<loss>` and `test_<loss>` (means over the epoch), `test_coco_eval_bbox` (12 numbers) of a detector or
+    `test_<score>` of another task, `epoch`, `n_parameters`, and beyond the original `seconds_per_step`,
+    `peak_memory_mib`, `lr`. The module gives the losses by `epoch_losses(stage)` and the numbers by `last_ap` or
+    `last_scores`. A resumed run keeps the lines of the epochs it does not repeat.
     """
 
     def __init__(self) -> None:
@@ -51,10 +52,16 @@ class EpochLog(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         line: dict[str, Any] = {f"train_{k}": v for k, v in pl_module.epoch_losses("train").items()}
-        validated, self.validated = self.validated, False
+        validated, self.validated, said = self.validated, False, ""
         if validated:
             line |= {f"test_{k}": v for k, v in pl_module.epoch_losses("val").items()}
-            line["test_coco_eval_bbox"] = [pl_module.last_ap[name] for name in AP_NAMES]
+            ap, scores = getattr(pl_module, "last_ap", None), getattr(pl_module, "last_scores", None)
+            if ap:
+                line["test_coco_eval_bbox"] = [ap[name] for name in AP_NAMES]
+                said = f"  AP {ap['AP']:.3f}  AP50 {ap['AP50']:.3f}"
+            elif scores:
+                line |= {f"test_{name}": value for name, value in scores.items()}
+                said = "".join(f"  val {name} {value:.4f}" for name, value in scores.items())
         line["epoch"] = trainer.current_epoch
         line["n_parameters"] = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
         line["seconds_per_step"] = self.training_seconds / max(self.steps, 1)
@@ -63,9 +70,8 @@ class EpochLog(pl.Callback):
         if not trainer.is_global_zero:
             return
         self._write(line)
-        ap = "  AP {:.3f}  AP50 {:.3f}".format(*line["test_coco_eval_bbox"][:2]) if validated else ""
         print(
-            f"epoch {trainer.current_epoch:3d}  loss {line.get('train_loss', float('nan')):7.3f}{ap}"
+            f"epoch {trainer.current_epoch:3d}  loss {line.get('train_loss', float('nan')):7.3f}{said}"
             f"  {1000 * line['seconds_per_step']:.0f} ms/step  peak {line['peak_memory_mib']:.0f} MiB",
             flush=True,
         )

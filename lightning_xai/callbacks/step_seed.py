@@ -5,7 +5,7 @@ import torch
 
 
 class StepSeed(pl.Callback):
-    """Seed torch's generators before each training batch from (seed, step, process).
+    """Seed torch's generators before each training batch from (seed, epoch, batch, process).
 
     Dropout then draws the same numbers whether a run was interrupted and resumed or not, with no random state in the
     checkpoint, and whatever a callback drew in between.
@@ -15,7 +15,8 @@ class StepSeed(pl.Callback):
         self.seed = int(seed)
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch, batch_idx: int) -> None:
-        counter = trainer.fit_loop.epoch_loop.total_batch_idx * trainer.world_size + trainer.global_rank
+        # not Lightning's count of all batches: it counts the batch that a run was interrupted in twice
+        counter = ((trainer.current_epoch << 32) + batch_idx) * trainer.world_size + trainer.global_rank
         seed, device = _mix(self.seed, counter), pl_module.device
         # not torch.manual_seed, which formats a stack trace for each kind of device that is not in use
         torch.default_generator.manual_seed(seed)

@@ -49,7 +49,7 @@ class WriteDetections(BasePredictionWriter):
             boxes = [low[:, 0], low[:, 1], *(high - low).unbind(-1)]
             for *box, score, label in zip(*boxes, image["scores"], image["labels"], strict=True):
                 if score < self.min_score:
-                    break  # detections are ordered by score
+                    continue
                 name = names[label] if label < len(names) else str(int(label))
                 box = [round(float(value), 2) for value in box]
                 found = {"category_id": int(label), "category": name, "bbox": box, "score": round(float(score), 5)}

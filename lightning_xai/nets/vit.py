@@ -4,7 +4,8 @@ Letters: B images, N = prefix + h' * w' tokens, the prefix being class, distilla
 inside is not changed: it is called as it is, and its own checkpoints fit it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -15,13 +16,15 @@ from lightning_xai.explain.streams import ObjectQueries, Patches, Site, Stream
 TIMM_PREFIX = "timm:"
 ATTENTION_NAMES = ("attn", "attention")  # of a block's attention, in timm and in transformers
 CLASS_TOKEN_FAMILIES = ("vit", "deit", "vit_msn")  # of transformers, whose classifiers read token 0 alone
+CLASSIFIERS = ("classifier", "cls_classifier", "distillation_classifier")  # of transformers
 
 
 class ViT(nn.Module):
     """A classifier of patches by timm or transformers, together with its sites and streams.
 
-    images (B, 3, h, w), normalised -> {"logits": (B, classes), "grid": (h', w')}.
-    Raises TypeError when `net` has no list of blocks with one attention each.
+    images (B, 3, h, w), normalised -> {"logits": (B, classes), "features": (B, C), "grid": (h', w')}, the features
+    being what the classifier reads, after pooling and norm. Raises TypeError when `net` has no list of blocks with one
+    attention each.
     """
 
     def __init__(self, net: nn.Module):
@@ -30,13 +33,41 @@ class ViT(nn.Module):
         self.attentions = attention_names(net)
 
     def forward(self, images: Tensor) -> dict:
-        outputs = self.net(images)
-        return {"logits": getattr(outputs, "logits", outputs), "grid": self.grid(images.shape[-2:])}
+        logits, features = self._timm(images) if hasattr(self.net, "forward_head") else self._transformers(images)
+        return {"logits": logits, "features": features, "grid": self.grid(images.shape[-2:])}
+
+    def _timm(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        tokens = self.net.forward_features(images)
+        features = self.net.forward_head(tokens, pre_logits=True)
+        heads = self.classifiers()
+        if len(heads) == 1:
+            return heads[0](features), features
+        return self.net.forward_head(tokens), features  # two heads, for two class tokens
+
+    def _transformers(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        with inputs_of(self.classifiers()) as features:
+            logits = self.net(images).logits
+        return logits, torch.stack(features).mean(0)
+
+    @property
+    def num_classes(self) -> int:
+        return self.net.num_classes if hasattr(self.net, "num_classes") else self.net.config.num_labels
+
+    def classifiers(self) -> list[nn.Module]:
+        """The layer that makes logits of features; two of them where two class tokens vote."""
+        if hasattr(self.net, "get_classifier"):
+            heads = self.net.get_classifier()
+            return [heads] if isinstance(heads, nn.Module) else list(heads)
+        return [getattr(self.net, name) for name in CLASSIFIERS if hasattr(self.net, name)]
+
+    def blocks(self) -> list[str]:
+        """The dotted names of the blocks, in order."""
+        return [f"net.{name.rpartition('.')[0]}" for name in self.attentions]
 
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of patches of an image of `size` (h, w)."""
-        if hasattr(self.net, "patch_embed"):
-            patches = self.net.patch_embed
+        patches = getattr(self.net, "patch_embed", getattr(self.net, "embeds", None))
+        if patches is not None:
             dynamic = hasattr(patches, "dynamic_feat_size")
             return tuple(patches.dynamic_feat_size(tuple(size)) if dynamic else patches.grid_size)
         patch = self.net.config.patch_size
@@ -79,26 +110,46 @@ class ViT(nn.Module):
         return streams
 
     def readout(self, outputs: Mapping) -> dict[str, Tensor]:
-        """The stream and, of each image, the token (B,) that the logits are computed from.
+        """What of a stream the logits are computed from: of each image the token (B,), or weights (B, N) of a mean.
 
-        Raises ValueError where they are computed from several tokens, as with average pooling.
+        Raises ValueError where they are computed from tokens in another way.
         """
-        zeros = torch.zeros(len(outputs["logits"]), dtype=torch.int64, device=outputs["logits"].device)
+        logits = outputs["logits"]
+        zeros = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
         if self.pools_by_attention:
             return {"query": zeros}
         if hasattr(self.net, "num_prefix_tokens"):
             pooling = "two class tokens" if hasattr(self.net, "head_dist") else f"global_pool='{self.net.global_pool}'"
-            reads_class_token = pooling == "global_pool='token'"
+            reads_class_token, reads_mean = pooling == "global_pool='token'", pooling == "global_pool='avg'"
         else:
             pooling = f"model_type '{self.net.config.model_type}'"
             teacher = hasattr(self.net, "distillation_classifier")
             reads_class_token = self.net.config.model_type in CLASS_TOKEN_FAMILIES and not teacher
+            reads_mean = False
+        if reads_mean:
+            height, width = outputs["grid"]
+            weights = torch.ones(len(logits), self.prefix + height * width, device=logits.device)
+            if not getattr(self.net, "pool_include_prefix", False):
+                weights[:, : self.prefix] = 0
+            return {"image": weights / weights.sum(1, keepdim=True)}
         if not reads_class_token:
             raise ValueError(
-                f"{type(self.net).__name__} ({pooling}) does not compute its logits from one token: name the token "
-                "whose relevance you ask for, or use a network that reads its class token (timm: global_pool='token')"
+                f"{type(self.net).__name__} ({pooling}) computes its logits neither from one token nor from a mean of "
+                "its tokens: name the token whose relevance you ask for, or use a network that reads its class token "
+                "(timm: global_pool='token') or the mean (global_pool='avg')"
             )
         return {"image": zeros}
+
+
+@contextmanager
+def inputs_of(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+    """The list of what these modules are given while the context lasts, in order of execution."""
+    seen: list[Tensor] = []
+    with ExitStack() as hooks:
+        for module in modules:
+            handle = module.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+            hooks.callback(handle.remove)
+        yield seen
 
 
 def attention_names(net: nn.Module) -> list[str]:

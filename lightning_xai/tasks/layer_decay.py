@@ -18,7 +18,8 @@ def layer_decay_groups(
     blocks: dotted names of the L blocks in order. Layer 0 is what the network holds before the first block (tokens,
     patch embedding), block i is layer i + 1, what follows the blocks (norms, head) is layer L + 1. Vectors, tokens and
     position embeddings do not decay. Frozen parameters are left out; groups stand in the order of their first
-    parameter. Source: He et al. 2021, `lr_decay.py`, which has it from BEiT.
+    parameter. timm's own groups differ: they give a last norm the last block's rate. Source: He et al. 2021,
+    `lr_decay.py`, which has it from BEiT.
     """
     prefixes = [f"{name}." for name in blocks]
     groups: dict[str, dict] = {}

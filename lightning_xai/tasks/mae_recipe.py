@@ -47,12 +47,8 @@ class MAERecipe(pl.LightningModule):
         self.effective_lr: float | None = lr  # known with the size of a batch
         self._loss_sum: Tensor | None = None
         self._loss_steps = 0
-        for name, values in {"pixel_mean": pixel_mean, "pixel_std": pixel_std}.items():
-            if (
-                len(values) != 3
-                or not all(0 <= value <= 1 for value in values)
-                or (name == "pixel_std" and 0 in values)
-            ):
+        for name, values, least in (("pixel_mean", pixel_mean, 0), ("pixel_std", pixel_std, 1e-6)):
+            if len(values) != 3 or min(values) < least or max(values) > 1:
                 raise ValueError(f"{name}={list(values)} must be three numbers of channels whose values are in [0, 1]")
             self.register_buffer(name, 255 * torch.tensor(values)[:, None, None], persistent=False)
 
@@ -139,12 +135,21 @@ class MAERecipe(pl.LightningModule):
                 f"{'; '.join(text for text in everyone if text)}. The checkpoints so far are good; a lower learning "
                 "rate, gradient_clip_val or bf16 instead of fp16 usually cures it"
             )
-        self._loss_sum = loss.detach() + (0.0 if self._loss_sum is None else self._loss_sum)
+        self._loss_sum = loss.detach() + (0.0 if self._loss_sum is None else self._loss_sum.to(loss.device))
         self._loss_steps += 1
         return loss
 
     def on_train_epoch_start(self) -> None:
         self._loss_sum, self._loss_steps = None, 0
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        total = None if self._loss_sum is None else self._loss_sum.item()
+        checkpoint["train_loss_so_far"] = (total, self._loss_steps)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # a run that goes on in mid-epoch goes on with that epoch's mean; a new epoch begins anew
+        total, self._loss_steps = checkpoint.get("train_loss_so_far", (None, 0))
+        self._loss_sum = None if total is None else torch.tensor(total, device=self.device)
 
     def epoch_losses(self, stage: str) -> dict[str, float]:
         """The mean loss of this epoch's micro-batches over all processes; a collective call. Empty without batches."""

@@ -72,3 +72,15 @@ def test_a_new_run_keeps_the_old_log(tmp_path):
     run(tmp_path, [0])
     assert len(lines(tmp_path / "log.jsonl")) == 1
     assert len(lines(tmp_path / "log.previous1.jsonl")) == 2
+
+
+def test_a_classifier_has_its_own_scores(tmp_path, capsys):
+    task = Task(2, 1)
+    task.last_ap, task.last_scores = None, {"acc1": 0.75, "loss": 0.5}
+    log = EpochLog()
+    log.on_train_start(trainer(tmp_path, 0, 0), task)
+    log.on_validation_end(trainer(tmp_path, 0, 10), task)
+    log.on_train_epoch_end(trainer(tmp_path, 0, 10), task)
+    (line,) = lines(tmp_path / "log.jsonl")
+    assert line["test_acc1"] == 0.75 and line["test_loss"] == 0.5 and "test_coco_eval_bbox" not in line
+    assert "val acc1 0.7500  val loss 0.5000" in capsys.readouterr().out

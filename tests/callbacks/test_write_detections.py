@@ -17,8 +17,8 @@ def test_file_of_two_batches(tmp_path):
         datamodule=SimpleNamespace(predict_set=SimpleNamespace(path=lambda index: f"picture{index}.png")),
     )
     module, writer = SimpleNamespace(class_names=["cat", "dog"]), WriteDetections(min_score=0.2)
-    boxes = torch.tensor([[10.0, 20, 30, 60], [0, 0, 5, 5], [1, 1, 2, 2]])
-    scores, labels = torch.tensor([0.9, 0.5, 0.1]), torch.tensor([1, 0, 1])
+    boxes = torch.tensor([[1, 1, 2, 2], [0, 0, 5, 5], [10.0, 20, 30, 60]])  # in the order of queries, not of scores
+    scores, labels = torch.tensor([0.1, 0.5, 0.9]), torch.tensor([1, 0, 1])
     writer.on_predict_start(trainer, module)
     for image in (1, 0):
         found = [{"image_id": image, "boxes": boxes, "scores": scores, "labels": labels}]

@@ -137,15 +137,77 @@ def test_attention_pooling_is_a_site_that_reads_the_image():
         small_timm(class_token=True, global_pool="map").sites()
 
 
+@pytest.mark.parametrize("changes, first", [({}, 1), ({"reg_tokens": 2}, 3), ({"pool_include_prefix": True}, 0)])
+def test_the_logits_depend_on_the_weighted_tokens_alone(changes, first):
+    """A mean over patches: what the last block does to other tokens changes nothing, to patches something."""
+    vit, images = small_timm(global_pool="avg", **changes), torch.randn(2, 3, 32, 32)
+    plain = vit(images)
+    weights = vit.readout(plain)["image"]
+    assert weights.shape == (2, vit.prefix + 16)
+    assert torch.allclose(weights[:, first:], torch.tensor(1 / (vit.prefix + 16 - first)))
+    assert (weights[:, :first] == 0).all() and torch.allclose(weights.sum(1), torch.ones(2))
+    tokens = []
+    blocks = vit.net.get_submodule(vit.attentions[-1].rpartition(".")[0])
+    blocks.register_forward_hook(lambda module, inputs, output: tokens.append(output))
+    vit(images)
+    mean = torch.einsum("bn,bnc->bc", weights, tokens[0])
+    assert torch.allclose(vit.net.head(vit.net.fc_norm(mean)), plain["logits"], atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
+def test_a_mean_is_explained_by_the_mean_of_its_tokens_rows(method):
+    """Where relevance is read row by row, the weighted rows of one target are the mean of a target for each patch."""
+    if isinstance(method, AttentionGradCAM | FullLRP | AttnLRP):
+        pytest.skip("reads no row, or all rows")
+    vit, images = small_timm(global_pool="avg").double(), torch.randn(1, 3, 32, 32, dtype=torch.float64)
+    with method.recorded(vit) as recording:
+        outputs = vit(images)
+        whole = class_targets(outputs["logits"], 2, rows=vit.readout(outputs))
+        single = [class_targets(outputs["logits"], 2, token=1 + patch) for patch in range(16)]
+    together = method(recording, whole)["image"]
+    alone = torch.stack([method(recording, targets)["image"] for targets in single]).mean(0)
+    assert torch.allclose(together, alone, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "build", [small_timm, lambda: small_timm(global_pool="avg"), small_transformers], ids=["token", "mean", "hf"]
+)
+def test_features_are_what_the_classifier_reads(build):
+    vit, images = build(), torch.randn(2, 3, 32, 32)
+    outputs = vit(images)
+    head = vit.net.head if hasattr(vit.net, "head") else vit.net.classifier
+    assert outputs["features"].shape == (2, 24) and vit.num_classes == 5
+    assert torch.allclose(head(outputs["features"]), outputs["logits"], atol=1e-6)
+    whole = vit.net(images)
+    assert torch.allclose(getattr(whole, "logits", whole), outputs["logits"], atol=1e-6)
+    assert not head._forward_pre_hooks
+
+
+def test_features_of_two_heads_are_their_mean():
+    distilled = ViT(timm.create_model("deit_tiny_distilled_patch16_224", **SMALL)).eval()
+    images = torch.randn(2, 3, 32, 32)
+    outputs = distilled(images)
+    assert torch.allclose(outputs["logits"], distilled.net(images), atol=1e-6)
+    tokens = distilled.net.forward_features(images)
+    assert torch.allclose(outputs["features"], tokens[:, :2].mean(1), atol=1e-6)
+    assert small_transformers("deit_teacher")(images)["features"].shape == (2, 24)
+
+
+def test_blocks_are_named_for_parameters_groups():
+    for vit in (small_timm(), small_transformers()):
+        names = [name for name, _ in vit.named_parameters()]
+        assert len(vit.blocks()) == 2 and all(any(name.startswith(f"{b}.") for name in names) for b in vit.blocks())
+
+
 @pytest.mark.parametrize(
     "vit, words",
     [
-        (lambda: small_timm(global_pool="avg"), "global_pool='avg'"),
+        (lambda: small_timm(global_pool="max"), "global_pool='max'"),
         (lambda: small_transformers("deit_teacher"), "model_type 'deit'"),
         (lambda: small_transformers("dinov2"), "model_type 'dinov2'"),
     ],
 )
-def test_a_mean_of_tokens_is_no_row(vit, words):
+def test_other_poolings_have_no_row(vit, words):
     net = vit()
     with pytest.raises(ValueError, match=words):
         net.readout(net(torch.randn(1, 3, 32, 32)))
@@ -157,9 +219,10 @@ def test_many_families_of_timm_declare_themselves():
         "eva02_tiny_patch14_224": {},
         "beit_base_patch16_224": {"embed_dim": 48, "depth": 2, "num_heads": 3},
         "vit_small_patch16_dinov3": {"embed_dim": 48, "depth": 2, "num_heads": 3},
+        "naflexvit_base_patch16_gap": {"embed_dim": 48, "depth": 2, "num_heads": 3},
     }.items():
         vit = ViT(timm.create_model(name, num_classes=3, **arguments)).eval()
-        size = vit.net.patch_embed.img_size
+        size = vit.net.patch_embed.img_size if hasattr(vit.net, "patch_embed") else (32, 64)
         with torch.no_grad(), record(vit) as recording:
             outputs = vit(torch.randn(1, 3, *size))
         layout = vit.streams(outputs)["image"].layout
