@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from lightning_xai.cli.training import TrainingCLI
+from lightning_xai.cli.training import TASK_PLACES, TrainingCLI
 
 
 def configured_with_weights(words: list[str], checkpoint: Path | None) -> TrainingCLI:
@@ -17,7 +17,7 @@ def configured_with_weights(words: list[str], checkpoint: Path | None) -> Traini
     cli = TrainingCLI(words, run=False, checkpoint=checkpoint)
     cli.model.eval()
     if checkpoint is None:
-        if not cli.config.get("model.init_args.checkpoint"):
+        if not any(cli.config.get(f"{place}.checkpoint") for place in TASK_PLACES):
             raise SystemExit("no weights: give --ckpt_path RUN/checkpoints/best.ckpt, or --model.checkpoint FILE")
         return cli
     weights = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -26,6 +26,6 @@ def configured_with_weights(words: list[str], checkpoint: Path | None) -> Traini
             f"--ckpt_path '{checkpoint}' is no checkpoint of this project; "
             "weights of other repositories are given as --model.checkpoint FILE"
         )
+    cli.model.on_load_checkpoint(weights)  # a model around a task puts the task's names in its place
     cli.model.load_state_dict(weights["state_dict"])
-    cli.model.on_load_checkpoint(weights)
     return cli

@@ -32,14 +32,16 @@ def run(command: str, words: list[str]) -> int:
     options, rest = parser.parse_known_args(words)
 
     from lightning_xai.callbacks.deformable_views import DeformableAttentionViews
+    from lightning_xai.callbacks.explanations import ExplanationCallback
     from lightning_xai.cli.checkpointed import configured_with_weights
 
     cli = configured_with_weights(rest, options.ckpt_path)
 
     if cli.model.intervention is not None:
         raise SystemExit("intervene compares with no intervention at all; leave --model.intervention out")
-    # attention views would be drawn once more for every trial, of a network that is muted
-    cli.trainer.callbacks = [c for c in cli.trainer.callbacks if not isinstance(c, DeformableAttentionViews)]
+    # pictures would be drawn once more for every trial, of a network that is muted
+    drawing = (DeformableAttentionViews, ExplanationCallback)
+    cli.trainer.callbacks = [callback for callback in cli.trainer.callbacks if not isinstance(callback, drawing)]
 
     def evaluate(interventions: list) -> dict[str, float]:
         cli.model.intervention = Together(interventions) if interventions else None

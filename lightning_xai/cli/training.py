@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,14 @@ from lightning_xai.callbacks.step_seed import StepSeed
 from lightning_xai.callbacks.write_detections import WriteDetections
 from lightning_xai.cli.configuration import config_files, expand_extends
 from lightning_xai.evaluate.detection_ap import ap_table
+from lightning_xai.evaluate.method_table import method_table, write_csv, write_json
+
+# where a configuration's task may be: the model itself, or inside a model that explains it
+TASK_PLACES = ("model.init_args", "model.init_args.task.init_args")
+METHOD_HELP = (
+    "--method NAME [--method NAME ...]: of a model that has explanation methods only these, by their names in the "
+    "configuration or their own, such as generic_relevance"
+)
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -36,12 +45,16 @@ class SaveRunConfig(SaveConfigCallback):
 class TrainingCLI(LightningCLI):
     """Lightning's CLI plus `--run_dir` (what a run writes) and the callbacks that every run has.
 
-    checkpoint: where the weights will come from when no subcommand is run.
+    checkpoint: where the weights will come from when no subcommand is run. methods: the explanation methods that a test
+    run is restricted to, by their names in the configuration or their own.
     """
 
-    def __init__(self, arguments: list[str], run: bool = True, checkpoint: Path | None = None) -> None:
+    def __init__(
+        self, arguments: list[str], run: bool = True, checkpoint: Path | None = None, methods: Sequence[str] = ()
+    ) -> None:
         quieten()
         self.checkpoint = checkpoint
+        self.methods = list(methods)
         self.config_files = config_files(arguments)
         self.runs_subcommand = run
         super().__init__(
@@ -51,6 +64,7 @@ class TrainingCLI(LightningCLI):
             save_config_callback=SaveRunConfig if run else None,
             save_config_kwargs={"overwrite": True},
             auto_configure_optimizers=False,
+            parser_kwargs={"test": {"epilog": METHOD_HELP}} if run else None,
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -63,7 +77,12 @@ class TrainingCLI(LightningCLI):
         parser.add_argument("--run_dir", type=str | None, help="folder of the run (default: runs/<name of the config>)")
         parser.add_argument("--extends", type=str | None, help="(in files only) the configuration this one builds on")
         parser.add_argument("--checkpoint_every_n_steps", type=int, default=1000, help="also save inside an epoch")
-        parser.add_argument("--monitor", type=str, default="val/AP", help="metric whose largest value marks the best")
+        parser.add_argument(
+            "--monitor",
+            type=str,
+            default="val/AP",
+            help="metric whose best value, of a loss the smallest, marks the best",
+        )
 
     @property
     def settings(self) -> Any:
@@ -75,7 +94,21 @@ class TrainingCLI(LightningCLI):
         self.run_dir = Path(settings.run_dir or settings.trainer.default_root_dir or f"runs/{name}")
         settings.trainer.default_root_dir = settings.run_dir = str(self.run_dir)
         settings.extends = None  # a saved configuration is complete
+        self._choose_methods(settings)
         self._find_checkpoint(settings)
+
+    def _choose_methods(self, settings: Any) -> None:
+        """Only the methods that `--method` named, with the options that the configuration gives them."""
+        if not self.methods:
+            return
+        if self.subcommand != "test" or "model.init_args.methods" not in settings:
+            raise SystemExit(
+                "--method belongs to `test` with a model that has explanation methods, such as that of "
+                "configs/detr_segmentation.yaml"
+            )
+        configured = settings.model.init_args.methods
+        options = configured if isinstance(configured, dict) else {}
+        settings.model.init_args.methods = {name: options.get(name) or {} for name in self.methods}
 
     def _find_checkpoint(self, settings: Any) -> None:
         """Decide where the weights come from; evaluating random ones is refused."""
@@ -86,20 +119,22 @@ class TrainingCLI(LightningCLI):
         if self.subcommand in ("validate", "test", "predict"):
             if given is not None and not exists:
                 raise SystemExit(f"--ckpt_path '{given}': no such file; give one such as RUN/checkpoints/best.ckpt")
-            if given is None and not settings.get("model.init_args.checkpoint"):
-                raise SystemExit("no weights: give --ckpt_path RUN/checkpoints/best.ckpt, or --model.checkpoint FILE")
+            if given is None and not any(settings.get(f"{place}.checkpoint") for place in TASK_PLACES):
+                option = "--model.task.checkpoint" if "model.init_args.task" in settings else "--model.checkpoint"
+                raise SystemExit(f"no weights: give --ckpt_path RUN/checkpoints/best.ckpt, or {option} FILE")
             settings.ckpt_path = None if given is None else str(given)
         self.starts_from_checkpoint = exists
 
     def instantiate_classes(self) -> None:
         """As Lightning does; what a checkpoint will replace is not read first, and a bad argument is one sentence."""
         settings = self.settings
-        replaced = {
-            "model.init_args.checkpoint": None,
-            "model.init_args.drop_class_heads": False,
-            "model.init_args.net.init_args.backbone_weights": None,
-        }
-        kept = {key: settings.get(key) for key in replaced if self.starts_from_checkpoint and key in settings}
+        replaced: dict[str, Any] = {}
+        for place in TASK_PLACES:
+            if self.starts_from_checkpoint:
+                replaced |= {f"{place}.checkpoint": None, f"{place}.drop_class_heads": False}
+            if self.starts_from_checkpoint or settings.get(f"{place}.checkpoint"):
+                replaced[f"{place}.net.init_args.backbone_weights"] = None
+        kept = {key: settings.get(key) for key in replaced if key in settings}
         for key in kept:
             settings[key] = replaced[key]
         try:
@@ -120,8 +155,8 @@ class TrainingCLI(LightningCLI):
         settings = self.settings
         if self.subcommand == "fit" and not given.get("fast_dev_run"):
             callbacks += self._fit_callbacks(settings, callbacks, given)
-        if self.subcommand == "predict" and not _has(callbacks, WriteDetections):
-            callbacks.append(WriteDetections())
+        if self.subcommand == "predict":
+            callbacks += self._predict_callbacks(callbacks)
         if given.get("enable_progress_bar") is not False and not _has(callbacks, RichProgressBar):
             callbacks.append(RichProgressBar(refresh_rate=10))
         kwargs["callbacks"] = callbacks
@@ -141,15 +176,24 @@ class TrainingCLI(LightningCLI):
             callbacks.append(LearningRateMonitor())
         if trainer.get("enable_checkpointing") is not False:
             folder, last = self.run_dir / "checkpoints", {"filename": "last", "enable_version_counter": False}
-            steps = settings.checkpoint_every_n_steps
+            steps, mode = settings.checkpoint_every_n_steps, "min" if settings.monitor.endswith("loss") else "max"
             callbacks += [
                 ModelCheckpoint(
-                    folder, filename="best", monitor=settings.monitor, mode="max", enable_version_counter=False
+                    folder, filename="best", monitor=settings.monitor, mode=mode, enable_version_counter=False
                 ),
                 LastCheckpoint(folder, every_n_train_steps=steps, save_on_exception=True, **last),
                 LastCheckpoint(folder, every_n_epochs=1, save_on_train_epoch_end=True, **last),
             ]
         return callbacks
+
+    def _predict_callbacks(self, given: list[Callback]) -> list[Callback]:
+        """What writes the predictions of this kind of task, unless the configuration has it already."""
+        kind: type[Callback] = WriteDetections
+        if hasattr(self._get(self.config_init, "model"), "classify"):
+            from lightning_xai.callbacks.write_predictions import WritePredictions
+
+            kind = WritePredictions
+        return [] if _has(given, kind) else [kind()]
 
     def _default_logger(self) -> Any:
         from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
@@ -162,27 +206,50 @@ class TrainingCLI(LightningCLI):
 
     def after_fit(self) -> None:
         seconds = time.perf_counter() - self.started
-        ap = getattr(self.model, "last_ap", None)
         if not self.trainer.is_global_zero:
             return
-        if ap:
-            print(ap_table(ap))
-            summary = f"AP={ap['AP']:.3f} AP50={ap['AP50']:.3f} "
-        else:
-            summary = ""
+        table = evaluation_table(self.model)
+        if table:
+            print(table)
+        ap, scores = getattr(self.model, "last_ap", None), getattr(self.model, "last_scores", None)
+        numbers = {name: ap[name] for name in ("AP", "AP50")} if ap else scores or {}
+        summary = "".join(f"{name}={value:.3f} " for name, value in numbers.items())
         pictures = self.run_dir / "pictures"
         print(f"{summary}train_seconds={seconds:.0f} pictures={pictures if pictures.exists() else 'none'}", flush=True)
 
     def after_validate(self) -> None:
-        ap = getattr(self.model, "last_ap", None)
-        if ap and self.trainer.is_global_zero:
-            print(ap_table(ap), flush=True)
+        table = evaluation_table(self.model)
+        if table and self.trainer.is_global_zero:
+            print(table, flush=True)
 
-    after_test = after_validate
+    def after_test(self) -> None:
+        self.after_validate()
+        table = getattr(self.model, "last_table", None)
+        if table and self.trainer.is_global_zero:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            write_csv(table, self.run_dir / "explanations.csv")
+            write_json(table, self.run_dir / "explanations.json")
+            print(method_table(table), flush=True)
+            print(f"table={self.run_dir / 'explanations.csv'}", flush=True)
 
     def before_predict(self) -> None:
         # the detections go to a file batch by batch; Lightning need not collect them once more
         self.config_init[self.subcommand]["return_predictions"] = False
+
+
+def evaluation_table(task: pl.LightningModule) -> str | None:
+    """What a task measured in its last evaluation, as text to print: a detector's AP, or other tasks' scores."""
+    if getattr(task, "last_ap", None):
+        return ap_table(task.last_ap)
+    scores = getattr(task, "last_scores", None)
+    if not scores:
+        return None
+    if {"acc1", "acc5", "loss"} <= set(scores):
+        from lightning_xai.tasks.classification_scores import score_table
+
+        samples = getattr(task, "last_samples", None)
+        return score_table(scores, None if samples is None else len(samples["index"]))
+    return "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
 
 
 def quieten() -> None:
@@ -199,9 +266,25 @@ def _has(callbacks: list[Callback], kind: type) -> bool:
     return any(isinstance(callback, kind) for callback in callbacks)
 
 
+def methods_named(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The values of all `--method NAME` options, and the other arguments. Raises SystemExit for one without a name."""
+    methods, others, words = [], [], iter(arguments)
+    for word in words:
+        option, equals, value = word.partition("=")
+        if option != "--method":
+            others.append(word)
+            continue
+        name = value if equals else next(words, "")
+        if not name or name.startswith("--"):
+            raise SystemExit("--method needs the name of an explanation method, such as generic_relevance")
+        methods.append(name)
+    return methods, others
+
+
 def run(command: str, arguments: list[str]) -> int:
+    methods, others = methods_named(arguments)
     try:
-        TrainingCLI([command, *arguments])
+        TrainingCLI([command, *others], methods=methods)
     except SIGTERMException:
         print("terminated; `--ckpt_path last` goes on from here", file=sys.stderr)
         return 128 + signal.SIGTERM

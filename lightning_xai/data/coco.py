@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 import pytorch_lightning as pl
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_xai.data.coco_annotations import CocoAnnotations, read_annotations, read_categories, unannotated
-from lightning_xai.data.coco_detection import CocoDetection, find_missing
+from lightning_xai.data.coco_detection import CocoDetection, find_missing, unannotated_target
 from lightning_xai.data.detection_batch import collate_detection
 from lightning_xai.data.detection_loader import detection_loader
 from lightning_xai.data.detection_transforms import SCALES, EvaluationTransform, TrainingTransform
@@ -51,6 +52,7 @@ class CocoDataModule(pl.LightningDataModule):
             only images of its own share, as with the reference's `NodeDistributedSampler`.
         sample_order: "strided": the global batches do not depend on the number of processes; "contiguous": each
             process takes one chunk of the shuffled list, as the reference does.
+        masks: Evaluation's ground truth also has the objects' masks, of polygons or run lengths.
         on_missing: Whether an image that is not in its folder is an error at setup, or left out.
         max_bad_images: How many pictures may turn out unreadable, as a fraction or a number. Such a picture is
             replaced by the next readable one; its image is then not part of the evaluation.
@@ -81,6 +83,7 @@ class CocoDataModule(pl.LightningDataModule):
         pad_to_multiple: int | None = None,
         cache_mode: bool = False,
         sample_order: Literal["strided", "contiguous"] = "strided",
+        masks: bool = False,
         on_missing: Literal["error", "skip"] = "error",
         max_bad_images: int | float = 0.01,
         max_pixels: int = MAX_PIXELS,
@@ -111,6 +114,7 @@ class CocoDataModule(pl.LightningDataModule):
         self.collate = partial(collate_detection, pad_to_multiple=pad_to_multiple)
         self.cache_mode = cache_mode
         self.sample_order = sample_order
+        self.masks = masks
         self.on_missing = on_missing
         self.seed = seed
         self.training_transform = TrainingTransform(
@@ -187,7 +191,7 @@ class CocoDataModule(pl.LightningDataModule):
         file, folder = self.annotation_files[part], self.folders[part]
         if file is None or folder is None:
             raise ValueError(f"Neither root nor {part}_folder and {part}_annotations are given.")
-        annotations = read_annotations(file)
+        annotations = read_annotations(file, outlines=self.masks and part == "val")
         missing = find_missing(folder, annotations)
         if missing.any():
             names = [str(name) for name in annotations.file_names[missing][:5]]
@@ -248,6 +252,10 @@ class CocoDataModule(pl.LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader:
         return self._evaluation_loader(self.predict_set)
+
+    def picture_batch(self, picture: Tensor) -> dict:
+        """A picture, uint8 (3, h, w), as the one sample of an evaluation batch, without annotations."""
+        return self.collate([self.evaluation_transform(picture, unannotated_target(picture))])
 
     def _evaluation_sampler(self, dataset: CocoDetection) -> EvaluationSampler:
         rank, replicas, _, _ = self._process()

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_xai.data.coco_outlines import usable_outline
+
 # A label is an output of the classifier; an id beyond this is a mistake, not a class.
 LARGEST_CATEGORY_ID = 100_000
 
@@ -37,6 +39,7 @@ class CocoAnnotations:
     area: np.ndarray
     iscrowd: np.ndarray
     faults: dict[str, tuple[int, str]] = field(default_factory=dict)
+    outlines: list | None = None
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -47,6 +50,10 @@ class CocoAnnotations:
         columns = (self.boxes, self.labels, self.area, self.iscrowd)
         boxes, labels, area, iscrowd = (torch.from_numpy(column[rows].copy()) for column in columns)
         return boxes, labels, area, iscrowd
+
+    def outlines_of_image(self, index: int) -> list:
+        """Outlines of one image's objects, in the order of `of_image`."""
+        return self.outlines[self.first[index] : self.first[index + 1]]
 
     def trainable(self) -> np.ndarray:
         """(A,) bool: neither a crowd nor without area inside its image."""
@@ -63,6 +70,7 @@ class CocoAnnotations:
             self.file, self.categories, self.image_ids[~missing], self.file_names[~missing], self.shapes[~missing],
             np.concatenate([[0], counts.cumsum()]), self.boxes[keep_box], self.labels[keep_box], self.area[keep_box],
             self.iscrowd[keep_box], self.faults,
+            self.outlines and [self.outlines[i] for i in np.flatnonzero(keep_box)],
         )  # fmt: skip
 
     def _image_of_box(self) -> np.ndarray:
@@ -79,17 +87,18 @@ class CocoAnnotations:
         return "; ".join(words) + "."
 
 
-def read_annotations(file: str | os.PathLike) -> CocoAnnotations:
-    """Read images, categories and boxes.
+def read_annotations(file: str | os.PathLike, outlines: bool = False) -> CocoAnnotations:
+    """Read images, categories and boxes, and with `outlines` those of the objects.
 
     Left out, and counted in `faults`: boxes of an unknown category or image, and boxes that are not four finite
-    numbers or have a negative side. Counted only: boxes without area and boxes that reach beyond their image (the
-    target of each image is clipped later; an evaluation takes them as they are, as pycocotools does).
+    numbers or have a negative side; where outlines are asked for also objects without a usable one. Counted only: boxes
+    without area and boxes that reach beyond their image (the target of each image is clipped later; an evaluation takes
+    them as they are, as pycocotools does).
 
     Raises: FileNotFoundError, or ValueError that names the entry where the file is no COCO instance file, has no
     images or no categories, or where an image's or category's own entry is wrong.
     """
-    content = _load(file)
+    content = _load(file, outlines)
     categories = _read_categories(file, content.get("categories"))
     images = content.get("images")
     if not isinstance(images, list) or not images:
@@ -106,9 +115,15 @@ def read_annotations(file: str | os.PathLike) -> CocoAnnotations:
         count, example = faults.get(what, (0, ""))
         faults[what] = (count + 1, example or _short(entry))
 
-    images_of_boxes, boxes, labels, areas, crowds = [], [], [], [], []
+    images_of_boxes, boxes, labels, areas, crowds, drawn = [], [], [], [], [], []
     for entry in annotations:
         checked = _read_box(entry, rows, categories, fault)
+        if checked is not None and outlines:
+            drawn.append(usable_outline(entry.get("segmentation")))
+            if drawn[-1] is None:
+                drawn.pop()
+                fault("objects without a usable outline left out", entry)
+                continue
         if checked is not None:
             row, label, box, area, crowd = checked
             images_of_boxes.append(row)
@@ -124,6 +139,7 @@ def read_annotations(file: str | os.PathLike) -> CocoAnnotations:
         np.searchsorted(row_of_box[order], np.arange(len(image_ids) + 1)),
         np.asarray(boxes, dtype=np.float32).reshape(-1, 4)[order], np.asarray(labels, dtype=np.int64)[order],
         np.asarray(areas, dtype=np.float32)[order], np.asarray(crowds, dtype=np.int64)[order], faults,
+        [drawn[i] for i in order] if outlines else None,
     )  # fmt: skip
     _count_boxes_beyond_their_image(result)
     return result
@@ -151,15 +167,15 @@ def unannotated(files: list[Path]) -> CocoAnnotations:
     )  # fmt: skip
 
 
-def _load(file: str | os.PathLike) -> dict:
+def _load(file: str | os.PathLike, outlines: bool = False) -> dict:
     def without_outline(entry: dict) -> dict:
-        # Outlines are nine tenths of the file and never used; dropped at once, they never fill the memory.
+        # Outlines are nine tenths of the file and rarely used; dropped at once, they never fill the memory.
         entry.pop("segmentation", None)
         return entry
 
     try:
         with open(file, encoding="utf-8") as stream:
-            content = json.load(stream, object_hook=without_outline)
+            content = json.load(stream, object_hook=None if outlines else without_outline)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{file}: no such annotation file; give a COCO instances_*.json.") from error
     except json.JSONDecodeError as error:

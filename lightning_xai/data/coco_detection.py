@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from lightning_xai.data.coco_annotations import CocoAnnotations
+from lightning_xai.data.coco_outlines import outline_masks
 from lightning_xai.data.detection_transforms import Draws, Sample, Target, sample_seed
 from lightning_xai.data.image_cache import ImageCache
-from lightning_xai.data.picture_faults import OTHER_SIZE, UNREADABLE, PictureFaults
-from lightning_xai.data.picture_file import MAX_PIXELS, UnreadablePicture, decode_picture, read_bytes
+from lightning_xai.data.picture_faults import OTHER_SIZE
+from lightning_xai.data.picture_file import MAX_PIXELS, decode_picture, read_bytes
+from lightning_xai.data.picture_set import PictureSet
 
 
 def xywh_to_xyxy(boxes: Tensor) -> Tensor:
@@ -40,12 +41,19 @@ def detection_target(boxes: Tensor, labels: Tensor, area: Tensor, iscrowd: Tenso
     }
 
 
-class CocoDetection(Dataset):
+def unannotated_target(picture: Tensor) -> Target:
+    """The target of a picture (3, h, w) of which nothing is known."""
+    none = torch.zeros(0)
+    return detection_target(none.view(0, 4), none.long(), none, none.long(), tuple(picture.shape[1:]))
+
+
+class CocoDetection(PictureSet):
     """Samples (image uint8 (3, h, w), target) of the images of `annotations`, which lie in `folder`.
 
     An item is asked for by (epoch, index), or by index alone for epoch 0: the random numbers of its augmentation
     `transform(image, target, draws)` depend on `seed`, epoch and index only. `with_ground_truth` adds what an
-    evaluation needs, in pixels of the file: all boxes with the crowds, unclipped. An unreadable picture is replaced by
+    evaluation needs, in pixels of the file: all boxes with the crowds, unclipped, and the masks (G, h, w) where the
+    outlines were read. An unreadable picture is replaced by
     the next readable one and noted in `faults`; more than `max_bad_images` of them (a fraction or a number) raise.
     """
 
@@ -60,6 +68,7 @@ class CocoDetection(Dataset):
         max_pixels: int = MAX_PIXELS,
         apply_exif_orientation: bool = False,
     ):
+        super().__init__(len(annotations), str(folder), max_bad_images)
         self.folder = Path(folder)
         self.annotations = annotations
         self.transform = transform
@@ -67,11 +76,7 @@ class CocoDetection(Dataset):
         self.with_ground_truth = with_ground_truth
         self.max_pixels = max_pixels
         self.apply_exif_orientation = apply_exif_orientation
-        self.faults = PictureFaults(len(annotations), max_bad_images)
         self.cache: ImageCache | None = None
-
-    def __len__(self) -> int:
-        return len(self.annotations)
 
     def path(self, index: int) -> Path:
         return self.folder / str(self.annotations.file_names[index])
@@ -100,6 +105,9 @@ class CocoDetection(Dataset):
                 "area": area,
                 "iscrowd": iscrowd,
             }
+            if self.annotations.outlines is not None:
+                outlines = self.annotations.outlines_of_image(index)
+                target["ground_truth"]["masks"] = outline_masks(outlines, shape, f"{self.annotations.file}: {path}")
         return image, target
 
     def boxes(self, index: int) -> tuple[Tensor, tuple[int, int]]:
@@ -120,39 +128,6 @@ class CocoDetection(Dataset):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         image, target = self.load_readable(index)
         return self.transform(image, target, Draws(sample_seed(self.seed, epoch, index)))
-
-    def load_readable(self, index: int) -> Sample:
-        """Sample `index`, or the first one after it that can be read: the same one in every process and epoch."""
-        for candidate in range(index, index + len(self)):
-            candidate %= len(self)
-            if self.faults.is_unreadable(candidate):
-                continue
-            try:
-                return self.load(candidate)
-            except UnreadablePicture as error:
-                self.faults.mark(candidate, UNREADABLE)
-                self._check_number_of_unreadable(error)
-        raise UnreadablePicture(f"None of the {len(self)} pictures in {self.folder} can be read.")
-
-    def _check_number_of_unreadable(self, last: UnreadablePicture) -> None:
-        bad = len(self.faults.unreadable())
-        if bad > self.faults.allowed:
-            raise UnreadablePicture(
-                f"{bad} of {len(self)} pictures in {self.folder} cannot be read and max_bad_images allows "
-                f"{self.faults.allowed}; repair or remove them, or raise it. The last one: {last}"
-            ) from last
-
-    def news(self) -> str | None:
-        """One line about pictures found faulty since the last call, with the reasons of the first few, or None."""
-
-        def describe(index: int) -> str:
-            try:
-                self.load(index)
-            except UnreadablePicture as error:
-                return str(error)
-            return f"{self.path(index)} (could not be read for a while)"
-
-        return self.faults.news(describe, lambda index: str(self.annotations.file_names[index]))
 
 
 def find_missing(folder: str | os.PathLike, annotations: CocoAnnotations) -> np.ndarray:

@@ -49,6 +49,10 @@ class DetectionAP:
         """Forget all images."""
         self._images: dict[int, tuple[dict[str, np.ndarray], dict[str, np.ndarray]]] = {}
 
+    def __contains__(self, image_id: int) -> bool:
+        """Whether this process has an image already."""
+        return image_id in self._images
+
     def update(self, image_ids: Sequence[int], detections: Sequence[Boxes], ground_truths: Sequence[Boxes]) -> None:
         """Add images; an id that is already there is ignored.
 

@@ -103,8 +103,13 @@ def _pack(masks: Mapping[str, Tensor], entries: Mapping[str, torch.dtype], what:
             f"{what} must have masks (N, h, w) and all entries of one length, but has masks {tuple(binary.shape)}, "
             f"{shapes}"
         )
-    pixels = np.asfortranarray(binary.to(torch.uint8).permute(1, 2, 0).numpy())
-    return packed | {"masks": run_lengths.encode(pixels) if len(binary) else [], "size": tuple(binary.shape[1:])}
+    # most queries of a detector may have empty masks, which are one run each
+    height, width = binary.shape[1:]
+    filled = binary.flatten(1).any(1)
+    pixels = np.asfortranarray(binary[filled].to(torch.uint8).permute(1, 2, 0).numpy())
+    codes = iter(run_lengths.encode(pixels) if filled.any() else [])
+    empty = run_lengths.frPyObjects({"size": [height, width], "counts": [height * width]}, height, width)
+    return packed | {"masks": [next(codes) if f else empty for f in filled.tolist()], "size": (height, width)}
 
 
 def _coco(container: type, images: Mapping[int, tuple], side: int) -> Any:

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from ms_deform_attn import MSDeformAttn
 from torch import Tensor, nn
 
-from lightning_xai.explain.streams import FeatureLevels, ObjectQueries, Site, Stream
+from lightning_xai.explain.streams import Site, Stream
 from lightning_xai.nets.backbones import build_backbone
+from lightning_xai.nets.detector_sites import detector_sites, detector_streams
 
 NORM_GROUPS = 32
 LEARNED_CELLS = 50
@@ -306,6 +307,8 @@ class DeformableDETR(nn.Module):
     aux_loss: also report what the decoder's earlier layers say. Raises ValueError where arguments do not go together.
     """
 
+    class_scores = "sigmoid"
+
     def __init__(
         self,
         num_classes: int = 91,
@@ -463,22 +466,8 @@ class DeformableDETR(nn.Module):
 
     def sites(self) -> list[Site]:
         """Every attention of the network, in order of execution."""
-        encoder, decoder = (f"transformer.{part}.layers" for part in ("encoder", "decoder"))
-        sites = [
-            Site(f"{encoder}.{i}.self_attn", "deformable", writes="image", reads="image", part="encoder", layer=i)
-            for i in range(len(self.transformer.encoder.layers))
-        ]
-        for i in range(len(self.transformer.decoder.layers)):
-            sites += [
-                Site(f"{decoder}.{i}.self_attn", "dense", writes="query", reads="query", part="decoder", layer=i),
-                Site(f"{decoder}.{i}.cross_attn", "deformable", writes="query", reads="image", part="decoder", layer=i),
-            ]
-        return sites
+        return detector_sites(self.transformer, "deformable", cross="cross_attn")
 
     def streams(self, outputs: Mapping) -> dict[str, Stream]:
         """Where the tokens of a forward pass lie, from its outputs."""
-        shapes = tuple((h, w) for h, w in outputs["spatial_shapes"].tolist())
-        return {
-            "image": Stream("image", FeatureLevels(shapes, outputs["valid_ratios"])),
-            "query": Stream("query", ObjectQueries(outputs["pred_logits"].shape[1])),
-        }
+        return detector_streams(outputs)

@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_xai.explain.streams import FeatureLevels, ObjectQueries, Site, Stream
+from lightning_xai.explain.streams import Site, Stream
 from lightning_xai.nets.backbones import build_backbone
 from lightning_xai.nets.deformable_detr import MLP, LearnedPositionEncoding, resize_mask, sine_features
+from lightning_xai.nets.detector_sites import detector_sites, detector_streams
 
 
 class SinePositionEncoding(nn.Module):
@@ -143,6 +144,8 @@ class DETR(nn.Module):
     "learned". aux_loss: also report what the decoder's earlier layers say. ValueError: arguments do not go together.
     """
 
+    class_scores = "softmax"
+
     def __init__(
         self,
         num_classes: int = 91,
@@ -228,25 +231,11 @@ class DETR(nn.Module):
 
     def sites(self) -> list[Site]:
         """Every attention of the network, in order of execution."""
-        encoder, decoder = (f"transformer.{part}.layers" for part in ("encoder", "decoder"))
-        sites = [
-            Site(f"{encoder}.{i}.self_attn", "dense", writes="image", reads="image", part="encoder", layer=i)
-            for i in range(len(self.transformer.encoder.layers))
-        ]
-        for i in range(len(self.transformer.decoder.layers)):
-            sites += [
-                Site(f"{decoder}.{i}.self_attn", "dense", writes="query", reads="query", part="decoder", layer=i),
-                Site(f"{decoder}.{i}.multihead_attn", "dense", writes="query", reads="image", part="decoder", layer=i),
-            ]
-        return sites
+        return detector_sites(self.transformer, "dense", cross="multihead_attn")
 
     def streams(self, outputs: Mapping) -> dict[str, Stream]:
         """Where the tokens of a forward pass lie, from its outputs."""
-        shapes = tuple((h, w) for h, w in outputs["spatial_shapes"].tolist())
-        return {
-            "image": Stream("image", FeatureLevels(shapes, outputs["valid_ratios"])),
-            "query": Stream("query", ObjectQueries(outputs["pred_logits"].shape[1])),
-        }
+        return detector_streams(outputs)
 
 
 def to_box(logits: Tensor) -> Tensor:

@@ -7,22 +7,21 @@ from typing import Any, Literal, Protocol
 
 import pytorch_lightning as pl
 import torch
-import torch.distributed as dist
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_xai.evaluate.detection_ap import DetectionAP
-from lightning_xai.nets.deformable_detr_checkpoints import load_checkpoint
+from lightning_xai.explain.explainable import Explained, Prediction
 from lightning_xai.tasks import lr_schedule
-from lightning_xai.tasks.detection_losses import Losses, SetCriterion
-from lightning_xai.tasks.detection_postprocess import split_images, top_detections
+from lightning_xai.tasks.detection_explained import explained_queries, predicted_boxes
+from lightning_xai.tasks.detection_families import family_of
+from lightning_xai.tasks.detection_postprocess import split_images
 from lightning_xai.tasks.loss_means import LossMeans, not_finite
-from lightning_xai.tasks.matching import HungarianMatcher
+from lightning_xai.tasks.not_finite import stop_unless_finite
 from lightning_xai.tasks.parameter_groups import make_optimizer, parameter_groups
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-PUBLISHED_LR, PUBLISHED_BATCH = 2e-4, 32
 
 
 class Applicable(Protocol):
@@ -32,16 +31,19 @@ class Applicable(Protocol):
 
 
 class DetectionTask(pl.LightningModule):
-    """Train a set-prediction detector as Deformable DETR was trained, and measure COCO's AP.
+    """Train a set-prediction detector as DETR or Deformable DETR was trained, and measure COCO's AP.
 
     net: images (B, 3, H, W), mask (B, H, W) -> outputs with pred_logits and pred_boxes, see `DeformableDETR`.
-    class_names: index = label; default the data module's. Defaults are the published recipe: AdamW with three groups
-    (see `parameter_groups`), `schedule="step"` drops all rates to a tenth every `lr_drop` epochs. "cosine" and
-    "onecycle" follow the optimiser's steps; `warmup` is the share of all steps they rise in (default 0 and 0.3).
-    clip_max_norm clips the norm of all gradients together (0 = off) and is the one place for it. checkpoint: a file
-    with weights to start from, of the original repository, of transformers or ours; drop_class_heads leaves its class
-    heads out, for other classes. intervention: applied around every forward pass. ap_backend, ap_iou_thresholds: see
-    `DetectionAP`. On resuming, learning rates and schedule are those given here, not the checkpoint's.
+    class_names: index = label; default the data module's. class_scores: "sigmoid" or "softmax", by default as the
+    network says; it decides the losses, the detections and the layout of checkpoints, see `FAMILIES`. Costs and weights
+    of losses are by default those of the family (focal_alpha belongs to sigmoid, no_object_weight to softmax); other
+    defaults are Deformable DETR's recipe: AdamW with three groups (see `parameter_groups`), `schedule="step"` drops all
+    rates to a tenth every `lr_drop` epochs. "cosine" and "onecycle" follow the optimiser's steps; `warmup` is the share
+    of all steps they rise in (default 0 and 0.3). clip_max_norm clips the norm of all gradients together (0 = off) and
+    is the one place for it. checkpoint: a file with weights to start from, of the original repository, of transformers
+    or ours; drop_class_heads leaves its class heads out, for other classes. intervention: applied around every forward
+    pass. ap_backend, ap_iou_thresholds: see `DetectionAP`. threshold: detections of a higher score are shown and
+    explained. On resuming, learning rates and schedule are those given here, not the checkpoint's.
 
     After validation or test `last_ap` holds the 12 numbers.
     """
@@ -61,18 +63,21 @@ class DetectionTask(pl.LightningModule):
         lr_drop: int = 40,
         warmup: float | None = None,
         clip_max_norm: float = 0.1,
-        cost_class: float = 2.0,
-        cost_bbox: float = 5.0,
-        cost_giou: float = 2.0,
-        loss_class: float = 2.0,
-        loss_bbox: float = 5.0,
-        loss_giou: float = 2.0,
-        focal_alpha: float = 0.25,
+        class_scores: Literal["sigmoid", "softmax"] | None = None,
+        cost_class: float | None = None,
+        cost_bbox: float | None = None,
+        cost_giou: float | None = None,
+        loss_class: float | None = None,
+        loss_bbox: float | None = None,
+        loss_giou: float | None = None,
+        focal_alpha: float | None = None,
+        no_object_weight: float | None = None,
         checkpoint: str | None = None,
         drop_class_heads: bool = False,
         intervention: Applicable | None = None,
         ap_backend: Literal["pycocotools", "faster_coco_eval"] = "pycocotools",
         ap_iou_thresholds: list[float] | None = None,
+        threshold: float = 0.5,
     ):
         super().__init__()
         if schedule not in ("step", "cosine", "onecycle"):
@@ -94,8 +99,13 @@ class DetectionTask(pl.LightningModule):
             "lr_backbone_names": tuple(lr_backbone_names),
             "lr_linear_proj_names": tuple(lr_linear_proj_names),
         }
-        matcher = HungarianMatcher(cost_class, cost_bbox, cost_giou)
-        self.criterion = SetCriterion(matcher, loss_class, loss_bbox, loss_giou, focal_alpha=focal_alpha)
+        self.family = family_of(net, class_scores)
+        self.criterion = self.family.make_criterion(
+            {"cost_class": cost_class, "cost_bbox": cost_bbox, "cost_giou": cost_giou},
+            {"loss_class": loss_class, "loss_bbox": loss_bbox, "loss_giou": loss_giou},
+            {"focal_alpha": focal_alpha, "no_object_weight": no_object_weight},
+        )
+        self.threshold = threshold
         self.intervention = intervention
         self.ap = DetectionAP(ap_backend, ap_iou_thresholds)
         self.last_ap: dict[str, float] | None = None
@@ -106,7 +116,7 @@ class DetectionTask(pl.LightningModule):
         self.register_buffer("pixel_mean", 255 * torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
         self.register_buffer("pixel_std", 255 * torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
         if checkpoint is not None:
-            load_checkpoint(net, checkpoint, drop_class_heads=drop_class_heads)
+            self.family.load(net, checkpoint, drop_class_heads)
         elif drop_class_heads:
             raise ValueError("drop_class_heads=True needs a checkpoint whose class heads are to be dropped")
 
@@ -139,8 +149,27 @@ class DetectionTask(pl.LightningModule):
             return self.net(images, mask)
 
     def detections(self, outputs: Mapping[str, Any], orig_sizes: Tensor) -> list[dict[str, Tensor]]:
-        """Per image the 100 best boxes (N, 4) xyxy in pixels of the original image, scores, labels, queries (N,)."""
-        return split_images(top_detections(outputs["pred_logits"], outputs["pred_boxes"], orig_sizes))
+        """Per image its N boxes (N, 4) xyxy in pixels of the original image, scores, labels, queries (N,).
+
+        With sigmoid scores the 100 best pairs of query and class, with softmax each query with its best class.
+        """
+        return split_images(self.family.detections(outputs["pred_logits"], outputs["pred_boxes"], orig_sizes))
+
+    def class_probabilities(self, outputs: Mapping[str, Any]) -> Tensor:
+        """(B, Q, K): each query's score of each class."""
+        return self.family.scores(outputs["pred_logits"])
+
+    def explained(
+        self, outputs: Mapping[str, Any], batch: Mapping[str, Any], choice: str = "predicted", limit: int | None = None
+    ) -> Explained:
+        """The logits of the queries that `choice` asks for, see `explained_queries`."""
+        scores = self.class_probabilities(outputs)
+        return explained_queries(outputs, scores, batch, choice, limit, self.threshold, self.class_names)
+
+    def prediction(self, outputs: Mapping[str, Any], batch: Mapping[str, Any], sample: int) -> Prediction:
+        """The detections of one sample above the threshold."""
+        scores = self.class_probabilities(outputs)
+        return predicted_boxes(outputs, scores, batch, sample, self.threshold, self.class_names)
 
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
         outputs = self(*self.prepare(batch))
@@ -150,36 +179,14 @@ class DetectionTask(pl.LightningModule):
             total = losses.total
         except FloatingPointError as error:  # told to the other processes before anyone stops
             problem, total = str(error), outputs["pred_logits"].new_full((), torch.nan)
-        self._stop_unless_finite(total, losses, problem, batch, batch_idx)
+
+        def what() -> str:
+            return problem or f"not finite: {not_finite(losses) or 'their sum'}"
+
+        ids = [int(target["image_id"]) for target in batch["targets"]]
+        stop_unless_finite(self, total, ids, what, batch_idx)
         self._means["train"].add(losses)
         return total
-
-    def _stop_unless_finite(
-        self, total: Tensor, losses: Losses | None, problem: str | None, batch: dict, batch_idx: int
-    ) -> None:
-        """Every process stops, and says which process had which losses and images, as soon as one is not finite."""
-        bad = ~total.detach().isfinite()
-        many = self.trainer.world_size > 1
-        if many:
-            bad = bad.to(torch.int32)
-            dist.all_reduce(bad, dist.ReduceOp.MAX)
-        if not bad.item():
-            return
-        said = None
-        if problem is not None or not total.isfinite():
-            ids = [int(target["image_id"]) for target in batch["targets"]]
-            what = problem or f"not finite: {not_finite(losses) or 'their sum'}"
-            said = f"process {self.global_rank}, image ids {ids}: {what}"
-        everyone = [said]
-        if many:
-            everyone = [None] * self.trainer.world_size
-            dist.all_gather_object(everyone, said)
-        reports = "; ".join(text for text in everyone if text)
-        raise FloatingPointError(
-            f"the training loss is not finite in epoch {self.current_epoch}, batch {batch_idx}, "
-            f"step {self.global_step}: {reports}. The checkpoints so far are good; a lower learning rate or a smaller "
-            "clip_max_norm usually cures it"
-        )
 
     def on_train_start(self) -> None:
         self._last_logged_step = self.global_step
@@ -205,11 +212,14 @@ class DetectionTask(pl.LightningModule):
             f"effective batch size {total} = {batch} images x {accumulated} accumulated x {processes} processes, "
             f"lr {self.lr:g}"
         )
-        linear = PUBLISHED_LR * total / PUBLISHED_BATCH
-        if self.schedule == "step" and self.optimizer == "adamw" and not 0.5 <= self.lr / linear <= 2:
+        if self.family.published is None or self.schedule != "step" or self.optimizer != "adamw":
+            return
+        rate, size = self.family.published
+        linear = rate * total / size
+        if not 0.5 <= self.lr / linear <= 2:
             rank_zero_warn(
-                f"lr={self.lr:g} with an effective batch size of {total}: the published recipe has lr={PUBLISHED_LR:g} "
-                f"for {PUBLISHED_BATCH}, that is about lr={linear:.1e} (and lr_backbone a tenth) for {total}; with a "
+                f"lr={self.lr:g} with an effective batch size of {total}: the published recipe has lr={rate:g} "
+                f"for {size}, that is about lr={linear:.1e} (and lr_backbone a tenth) for {total}; with a "
                 "rate that is far too high AP stays near 0"
             )
 
@@ -314,8 +324,8 @@ class DetectionTask(pl.LightningModule):
 
     def _detect(self, outputs: Mapping[str, Any], batch: dict) -> list[dict[str, Tensor]]:
         sizes = torch.stack([target["orig_size"] for target in batch["targets"]])
-        best = top_detections(outputs["pred_logits"], outputs["pred_boxes"], sizes)
-        return split_images({name: values.cpu() for name, values in best.items()})
+        found = self.family.detections(outputs["pred_logits"], outputs["pred_boxes"], sizes)
+        return split_images({name: values.cpu() for name, values in found.items()})
 
     def _begin_evaluation(self, stage: str) -> None:
         self._means[stage].reset()

@@ -11,7 +11,8 @@ from PIL import Image
 
 from lightning_xai.cli import main
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+# of `fit` and `test`; debug_loop.yaml belongs to a command of its own
+CONFIGS = [file for file in sorted((Path(__file__).parents[2] / "configs").glob("*.yaml")) if file.stem != "debug_loop"]
 TINY = {
     "seed_everything": 1,
     "trainer": {
@@ -181,4 +182,4 @@ def test_every_configuration_is_valid(config, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["fit", "--config", str(config), "--print_config"])
     assert stopped.value.code in (0, None), capsys.readouterr().err
-    assert "DetectionTask" in capsys.readouterr().out
+    assert "class_path: lightning_xai.tasks." in capsys.readouterr().out

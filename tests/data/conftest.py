@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -75,3 +76,69 @@ class ClassFolders:
 @pytest.fixture
 def class_folders(tmp_path) -> ClassFolders:
     return ClassFolders(tmp_path / "folders")
+
+
+class SceneGraphFolder:
+    """Two images in asg2cap's layout, boxes inclusive: three samples, the same in `trn`, `val` and `tst`.
+
+    Features count: row i of an image's boxes is (i, i, i), and image j's own feature (10 j, 10 j).
+    """
+
+    REGIONS: ClassVar = {
+        "im0": {
+            "7": {
+                "objects": [
+                    {"object_id": 5, "name": "dog", "attributes": ["big", "red"], "x": 10, "y": 20, "w": 5, "h": 6},
+                    {"object_id": 9, "name": "cat", "attributes": [], "x": 40, "y": 10, "w": 8, "h": 8},
+                ],
+                "relationships": [{"relationship_id": 0, "subject_id": 5, "object_id": 9, "name": "chases"}],
+                "phrase": "a big red dog chases the cat",
+            },
+            "8": {
+                "objects": [{"object_id": 9, "name": "cat", "attributes": [], "x": 40, "y": 10, "w": 8, "h": 8}],
+                "relationships": [],
+                "phrase": "a zebra",
+            },
+        },
+        "im1": {
+            "3": {
+                "objects": [{"object_id": 1, "name": "sun", "attributes": ["hot"], "x": 0, "y": 0, "w": 4, "h": 4}],
+                "relationships": [],
+                "phrase": "the hot sun",
+            }
+        },
+    }
+    BOXES: ClassVar = {"im0": [[40, 10, 47, 17], [10, 10, 47, 25], [10, 20, 14, 25]], "im1": [[0, 0, 3, 3]]}
+    WORDS: ClassVar = ["<BOS>", "<EOS>", "<UNK>", "a", "big", "red", "dog", "chases", "the", "cat", "hot", "sun"]
+
+    def __init__(self, root: Path):
+        from lightning_xai.data.node_features import write_box_features
+
+        self.root = root
+        self.annotations = root / "annotation" / "controllable"
+        self.image_features = root / "ordered_feature" / "MP" / "resnet101.ctrl"
+        self.box_features = root / "ordered_feature" / "SA" / "X_101_32x8d" / "objrels"
+        self.regions = self.annotations / "regionfiles"
+        for folder in (self.regions, self.annotations / "public_split", self.image_features, self.box_features):
+            folder.mkdir(parents=True)
+        np.save(self.annotations / "int2word.npy", np.array(self.WORDS))
+        self.write_json(self.annotations / "word2int.json", {word: i for i, word in enumerate(self.WORDS)})
+        for split in ("trn", "val", "tst"):
+            np.save(self.regions / f"{split}_names.npy", np.array([["im0", "7"], ["im1", "3"], ["im0", "8"]]))
+            np.save(self.annotations / "public_split" / f"{split}_names.npy", np.array(["im0.jpg", "im1.jpg"]))
+            np.save(self.image_features / f"{split}_ft.npy", np.array([[0, 0], [10, 10]], np.float32))
+        for image, regions in self.REGIONS.items():
+            self.write_json(self.regions / f"{image}.json", regions)
+            boxes = np.array(self.BOXES[image])
+            rows = np.repeat(np.arange(len(boxes), dtype=np.float32)[:, None], 3, axis=1)
+            write_box_features(self.box_features, image, boxes, rows, (60, 80))
+
+    @staticmethod
+    def write_json(file: Path, content) -> None:
+        file.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def scene_graphs(tmp_path) -> SceneGraphFolder:
+    pytest.importorskip("h5py")
+    return SceneGraphFolder(tmp_path / "asg")

@@ -115,9 +115,9 @@ def test_other_number_of_classes_names_both_and_the_way_out(tmp_path):
     source = small_net(1, num_classes=91)
     torch.save(official(source.state_dict()), tmp_path / "checkpoint.pth")
     net = small_net(2)
-    with pytest.raises(ValueError, match=r"scores 91 classes, the network 5: .*drop_class_head=True"):
+    with pytest.raises(ValueError, match=r"scores 91 classes, the network 5: .*drop_class_heads=True"):
         load_checkpoint(net, tmp_path / "checkpoint.pth")
-    load_checkpoint(net, tmp_path / "checkpoint.pth", drop_class_head=True)
+    load_checkpoint(net, tmp_path / "checkpoint.pth", drop_class_heads=True)
     fresh, loaded, given = small_net(2).state_dict(), net.state_dict(), source.state_dict()
     for key, tensor in loaded.items():
         assert torch.equal(tensor, fresh[key] if key.startswith("class_embed") else given[key]), key

@@ -66,12 +66,13 @@ def quiet():
         yield
 
 
-def test_fit_with_accumulation_equals_a_bare_loop(make_net, make_batch):
-    batches = [make_batch([1, 2]), make_batch([4, 5]), make_batch([7, 0]), make_batch([3, 8])]
-    task = DetectionTask(make_net(), lr=0.01, clip_max_norm=0.1)
+@pytest.mark.parametrize("class_scores", ["sigmoid", "softmax"])
+def test_fit_with_accumulation_equals_a_bare_loop(make_net, make_batch, class_scores):
+    batches = [make_batch(ids, classes=3) for ids in ([1, 2], [4, 5], [7, 0], [3, 8])]
+    task = DetectionTask(make_net(), lr=0.01, clip_max_norm=0.1, class_scores=class_scores)
     make_trainer(accumulate_grad_batches=2).fit(task, loader(batches))
 
-    bare = DetectionTask(make_net(), lr=0.01)
+    bare = DetectionTask(make_net(), lr=0.01, class_scores=class_scores)
     optimizer = make_optimizer(parameter_groups(bare.net, lr=0.01), "adamw", 1e-4)
     for pair in (batches[:2], batches[2:]):
         optimizer.zero_grad()
