@@ -2,20 +2,18 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
-from pytorch_lightning.utilities.seed import isolate_rng
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops import box_iou
 
 from lightning_xai.callbacks.attention_views import QUERY_VIEWS, RecordedImage, Selection
 from lightning_xai.callbacks.pictures import log_picture
+from lightning_xai.callbacks.undisturbed import require_whole_network, undisturbed
 from lightning_xai.draw.boxes import draw_boxes
 from lightning_xai.draw.palette import name_of
 from lightning_xai.explain.intervention import extents
@@ -81,11 +79,7 @@ class DeformableAttentionViews(pl.Callback):
         self._warned = False  # of missing predictions of the decoder's layers
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
-            raise RuntimeError(
-                "DeformableAttentionViews runs the network on the first process alone, which "
-                f"{type(trainer.strategy).__name__} cannot: leave the callback out, or train with ddp"
-            )
+        require_whole_network(trainer, self)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.selection.check(extents(pl_module.net))
@@ -159,7 +153,7 @@ class DeformableAttentionViews(pl.Callback):
         device = pl_module.device
         batch = {"images": watched.images.to(device), "mask": watched.mask.to(device), "targets": [watched.target]}
         h, w = (int(side) for side in watched.target["size"])
-        with isolate_rng(), eval_mode(pl_module), torch.inference_mode(), trainer.precision_plugin.forward_context():
+        with undisturbed(trainer, pl_module):
             images, mask = pl_module.prepare(batch)
             # Through the module's own forward, so that its interventions act inside the recording and are seen in it.
             with record(pl_module.net) as recording:
@@ -204,15 +198,3 @@ def best_query(boxes: Tensor, scores: Tensor, wanted: Tensor) -> int:
     """
     overlap = box_iou(boxes, wanted[None])[:, 0]
     return int(((overlap + 1e-6) * scores).argmax())
-
-
-@contextmanager
-def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Every submodule in eval mode, each put back as it was."""
-    training = [(submodule, submodule.training) for submodule in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for submodule, mode in training:
-            submodule.training = mode

@@ -45,7 +45,7 @@ def attention(words: list[str]) -> int:
     cli = configured_with_weights(rest, options.ckpt_path)
     task, module = cli.model, cli.datamodule
     raw, name = _validation_picture(module, options.index) if options.input is None else _file(options.input)
-    images, mask = task.prepare(_as_evaluated(module, raw))
+    images, mask = task.prepare(module.picture_batch(raw))
     folder = options.out or cli.run_dir / "attention" / name
     written = plot_attention(
         task.net,
@@ -77,15 +77,6 @@ def _validation_picture(module: pl.LightningDataModule, index: int) -> tuple[Ten
     if not 0 <= index < len(module.val_set):
         raise SystemExit(f"--index {index}: the validation data has the samples 0 to {len(module.val_set) - 1}")
     return module.val_set.load(index)[0], f"val_{index}"
-
-
-def _as_evaluated(module: pl.LightningDataModule, picture: Tensor) -> dict:
-    """The picture as the one sample of a validation batch."""
-    from lightning_xai.data.coco_detection import detection_target
-
-    none = torch.zeros(0)
-    target = detection_target(none.view(0, 4), none.long(), none, none.long(), tuple(picture.shape[1:]))
-    return module.collate([module.evaluation_transform(picture, target)])
 
 
 def data(words: list[str]) -> int:

@@ -78,9 +78,9 @@ class Sheet:
         """A place in pixels from the upper left corner, as the figure counts it."""
         return (x / self.width, 1 - (y + height) / self.height, width / self.width, height / self.height)
 
-    def colour_bar(self, colours: Colormap, largest: float, label: str) -> None:
-        """The scale from 0 to `largest`, in the room kept at the right."""
-        scale = ScalarMappable(Normalize(0, largest), colours)
+    def colour_bar(self, colours: Colormap, largest: float, label: str, least: float = 0.0) -> None:
+        """The scale from `least` to `largest`, in the room kept at the right."""
+        scale = ScalarMappable(Normalize(least, largest), colours)
         self._bar = self.figure.add_axes((0, 0, 1, 1))
         self._lay_out()
         bar = self.figure.colorbar(scale, cax=self._bar)

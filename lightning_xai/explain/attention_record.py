@@ -32,6 +32,15 @@ class AttentionRecord:
         """False on the tokens (B, K) that a mask hides from every query."""
         return self.probabilities.amax((1, 2)) > 0
 
+    def read_by(self, queries: Tensor, samples: Tensor) -> Tensor:
+        """Which keys (T, K) masks let the chosen queries (T, Q) read; samples (T,): of which sample each is."""
+        visible = (self.probabilities.amax(1) > 0)[samples]
+        return (visible & queries[..., None]).any(1)
+
+    def over_heads(self, weights: Tensor) -> Tensor:
+        """The mean over heads of weights (T, H, Q, K): (T, Q, K)."""
+        return head_mean(weights)
+
     def averaged(self, weights: Tensor | None = None, samples: Tensor | None = None) -> DenseMap:
         """The operator of these weights, averaged over the heads.
 
@@ -81,6 +90,14 @@ class DeformableRecord:
         if self.value is None:
             raise ValueError(f"the record of {self.site.module} has no value: record a forward pass to apply it")
         return (self.value != 0).any(-1).any(-1)
+
+    def read_by(self, queries: Tensor, samples: Tensor) -> Tensor:
+        """Which keys (T, K) are there for queries (T, Q) to sample; samples (T,): of which sample each is."""
+        return self.read[samples]
+
+    def over_heads(self, weights: Tensor) -> Tensor:
+        """Weights (T, Q, H, L, P) as they are: each head samples at other places."""
+        return weights
 
     def averaged(self, weights: Tensor | None = None, samples: Tensor | None = None) -> DeformableMap:
         """The operator of these weights, averaged over the heads.

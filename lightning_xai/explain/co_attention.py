@@ -6,9 +6,11 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from lightning_xai.explain.influence import influencing_tokens
 from lightning_xai.explain.linear_maps import DenseMap, LinearMap
 from lightning_xai.explain.recording import Recording
 from lightning_xai.explain.streams import Site
+from lightning_xai.explain.targets import Targets
 
 
 def read_each_other(sites: Sequence[Site]) -> bool:
@@ -17,16 +19,10 @@ def read_each_other(sites: Sequence[Site]) -> bool:
     return any((reads, writes) in pairs for writes, reads in pairs)
 
 
-def present_tokens(recording: Recording, stream: str, samples: Tensor) -> Tensor:
-    """Which tokens (T, N) of a stream its own self-attention reads, the rest is padding; (1, 1) where it has none."""
-    reads = [recording[site.module].read for site in recording.sites if site.writes == site.reads == stream]
-    return torch.stack(reads).any(0)[samples] if reads else torch.ones(1, 1, dtype=torch.bool, device=samples.device)
-
-
 def co_attention_relevance(
     recording: Recording,
     maps: Mapping[str, LinearMap],
-    samples: Tensor,
+    targets: Targets,
     normalise: bool,
     self_in_cross: bool,
     wipe: bool,
@@ -38,6 +34,7 @@ def co_attention_relevance(
     Raises ValueError for deformable attention, whose matrices are too large. Source: Chefer et al., ICCV 2021.
     """
     sites = [site for site in recording.sites if site.module in maps]
+    present = influencing_tokens(recording, targets.rows, targets.samples, across=True)
     relevance: dict[tuple[str, str], Tensor] = {}  # with R_aa - I for R_aa, which keeps its digits
 
     for between, group in groupby(sites, key=lambda site: (site.writes != site.reads, site.part, site.layer)):
@@ -49,17 +46,18 @@ def co_attention_relevance(
         for site in group:
             a, b, A = site.writes, site.reads, _matrix(site, maps)
             onto = A
-            if self_in_cross:
+            if self_in_cross and a in present:  # what nothing depends on has no gradient
                 written, source = relevance.get((a, a)), relevance.get((b, b))
                 wiped = torch.zeros(len(A), 1, 1, dtype=torch.bool, device=A.device)
                 if written is not None:
                     factor, zero = _normalised(written, normalise)
                     onto = onto + factor.transpose(1, 2) @ onto
-                    wiped = wiped | (zero & present_tokens(recording, a, samples)[..., None]).any(1, keepdim=True)
+                    wiped = wiped | (zero & present[a][..., None]).any(1, keepdim=True)
                 if source is not None:
                     factor, zero = _normalised(source, normalise)
                     onto = onto + onto @ factor
-                    wiped = wiped | (zero & recording[site.module].read[samples][..., None]).any(1, keepdim=True)
+                    read = recording[site.module].read_by(present[a], targets.samples)
+                    wiped = wiped | (zero & read[..., None]).any(1, keepdim=True)
                 onto = onto.masked_fill(wiped, 0) if wipe else onto
             added.append(((a, b), onto))
             if (b, a) in relevance:

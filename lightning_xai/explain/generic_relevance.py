@@ -7,11 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_xai.explain.co_attention import co_attention_relevance, present_tokens, read_each_other
+from lightning_xai.explain.co_attention import co_attention_relevance, read_each_other
+from lightning_xai.explain.influence import influencing_tokens
 from lightning_xai.explain.linear_maps import DenseMap, LinearMap
 from lightning_xai.explain.method import Method
 from lightning_xai.explain.recording import AttentionRecord, Record, Recording
-from lightning_xai.explain.row_propagation import StartLayer, rows_of_products, sites_from, sources_of, unit_rows
+from lightning_xai.explain.row_propagation import StartLayer, read_rows, rows_of_products, sites_from, sources_of
 from lightning_xai.explain.streams import Site
 from lightning_xai.explain.targets import Targets
 
@@ -43,9 +44,9 @@ class GenericRelevance(Method):
     is left out. self_in_cross=False: equation 10 adds Abar alone. aggregate=False: every += is =.
     zero_row: what N makes of a row of R - I whose sum is 0. "wipe": 0 / 0, which makes the whole product of equation 10
     not a number, so that it counts as 0, as in the authors' code. "identity": a row of I. By default "wipe" if all
-    sites are dense, "identity" with deformable ones, where untouched tokens are the rule. Rows of tokens that the
-    attention cannot read, the padding, are not looked at. Differences from the authors' code: R - I is kept, not R,
-    which is more exact in float32; samples of a batch are not averaged.
+    sites are dense, "identity" with deformable ones, where untouched tokens are the rule. Rows of tokens on which the
+    read one cannot depend, padding and what follows it in causal attention, are not looked at. Differences from the
+    authors' code: R - I is kept, not R, which is more exact in float32; samples of a batch are not averaged.
     Source: Chefer et al., ICCV 2021, arXiv 2103.15679.
     """
 
@@ -79,7 +80,7 @@ class GenericRelevance(Method):
         result: dict[str, Tensor] = {}
         if mutual:
             flags = (self.normalise, self.self_in_cross, wipe)
-            matrices = co_attention_relevance(recording, maps, targets.samples, *flags)
+            matrices = co_attention_relevance(recording, maps, targets, *flags)
             for stream, tokens in targets.rows.items():
                 for source in sources_of(sites, stream):
                     row = DenseMap(matrices[stream, source]).rows(tokens)
@@ -110,8 +111,9 @@ class GenericRelevance(Method):
                 f"targets read the stream {stream!r}, which no attention writes; the written ones are "
                 f"{', '.join(dict.fromkeys(site.writes for site in sites))}"
             )
-        unit = unit_rows(tokens, maps[written[0].module], recording[written[0].module].queries)
+        unit = read_rows(tokens, maps[written[0].module], recording[written[0].module].queries)
         carried, found = {stream: unit}, {stream: unit}
+        present = influencing_tokens(recording, {stream: tokens}, samples)[stream]
         for index in reversed(range(len(sites))):
             site = sites[index]
             layer = maps[site.module]
@@ -124,8 +126,7 @@ class GenericRelevance(Method):
                     name: [maps[s.module] for s in sites[:index] if s.writes == s.reads == name]
                     for name in (site.writes, site.reads)
                 }
-                read = recording[site.module].read[samples]
-                present = present_tokens(recording, stream, samples)
+                read = recording[site.module].read_by(present, samples)
                 reached, onward = self._cross(layer, carried[stream], *earlier.values(), read, present, wipe)
                 found[site.reads] = found.get(site.reads, 0) + reached
                 carried[site.reads] = carried.get(site.reads, 0) + onward
@@ -143,7 +144,8 @@ class GenericRelevance(Method):
     ) -> tuple[Tensor, Tensor]:
         """z = u N(R_ss)^T Abar and what of z goes on into R_bb - I, for the row u (T, 1, Q): two rows (T, 1, K).
 
-        written, source: the self-attentions of s and b so far. read: (T, K), present: (T, Q), False on padding.
+        written, source: the self-attentions of s and b so far. read: (T, K) and present: (T, Q), False on what has no
+        influence.
         """
         if not self.self_in_cross:
             reached = layer.mix_back(row)

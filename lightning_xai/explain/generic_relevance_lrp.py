@@ -1,17 +1,16 @@
 """Generic relevance with LRP's relevance in the place of the attention weights."""
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_xai.explain.generic_relevance import GenericRelevance
+from lightning_xai.explain.method import Needs
 from lightning_xai.explain.recording import Recording
 from lightning_xai.explain.row_propagation import sites_from
 from lightning_xai.explain.site_relevance import (
     positive_gradient_relevance,
     reduced_gradients_and_relevances,
-    ruled_recording,
 )
 from lightning_xai.explain.targets import Targets
 
@@ -26,8 +25,9 @@ class GenericRelevanceLRP(GenericRelevance):
 
     rules: str = "chefer_conserving"
 
-    def recorded(self, net: nn.Module) -> AbstractContextManager[Recording]:
-        return ruled_recording(net, self.rules)
+    @property
+    def needs(self) -> Needs:
+        return Needs(rules=self.rules)
 
     def __call__(self, recording: Recording, targets: Targets) -> dict[str, Tensor]:
         modules = [site.module for site in sites_from(recording.sites, self.start_layer)]

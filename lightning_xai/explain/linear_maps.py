@@ -13,6 +13,20 @@ def _full_precision(tensor: Tensor) -> AbstractContextManager[None]:
     return torch.autocast(tensor.device.type, enabled=False)
 
 
+def row_weights(rows: Tensor, count: int) -> Tensor:
+    """How much of each token's row is read: (T, count) of tokens (T,) or of weights (T, N).
+
+    Raises ValueError for weights of another number of tokens, or a token that does not exist.
+    """
+    if rows.is_floating_point():
+        if rows.shape[1] != count:
+            raise ValueError(f"rows holds weights of {rows.shape[1]} tokens, but the stream has {count}")
+        return rows
+    if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < count:
+        raise ValueError(f"rows names the tokens {rows.unique().tolist()}; the stream's go from 0 to {count - 1}")
+    return torch.nn.functional.one_hot(rows, count)
+
+
 @dataclass(frozen=True)
 class DenseMap:
     """T operators A given as matrices (T, Q, K)."""
@@ -33,9 +47,11 @@ class DenseMap:
         with _full_precision(self.matrix):
             return r @ self.matrix
 
-    def rows(self, tokens: Tensor) -> Tensor:
-        """Row tokens[t] of each operator: (T, K)."""
-        return self.matrix[torch.arange(len(tokens), device=tokens.device), tokens]
+    def rows(self, rows: Tensor) -> Tensor:
+        """Row rows[t] of each operator, or the sum of all its rows with weights rows[t] (T, Q): (T, K)."""
+        if rows.is_floating_point():
+            return self.mix_back(row_weights(rows, self.matrix.shape[1]).to(self.dtype)[:, None])[:, 0]
+        return self.matrix[torch.arange(len(rows), device=rows.device), rows]
 
     def row_sums(self) -> Tensor:
         """A 1: (T, Q)."""
@@ -79,11 +95,13 @@ class DeformableMap:
             (back,) = torch.autograd.grad(mixed, x, r.transpose(1, 2).to(weights.dtype))
         return back.transpose(1, 2)
 
-    def rows(self, tokens: Tensor) -> Tensor:
-        """Row tokens[t] of each operator: (T, K)."""
-        chosen = (torch.arange(len(tokens), device=tokens.device), tokens)
+    def rows(self, rows: Tensor) -> Tensor:
+        """Row rows[t] of each operator, or the sum of all its rows with weights rows[t] (T, Q): (T, K)."""
+        if rows.is_floating_point():
+            return self.mix_back(row_weights(rows, self.weights.shape[1]).to(self.dtype)[:, None])[:, 0]
+        chosen = (torch.arange(len(rows), device=rows.device), rows)
         one = DeformableMap(self.shapes, self.locations[chosen][:, None], self.weights[chosen][:, None], self.read)
-        return one.mix_back(one.weights.new_ones(len(tokens), 1, 1))[:, 0]
+        return one.mix_back(one.weights.new_ones(len(rows), 1, 1))[:, 0]
 
     def row_sums(self) -> Tensor:
         """A 1: (T, Q)."""

@@ -8,6 +8,7 @@ from lightning_xai.explain.generic_relevance import GenericRelevance
 from lightning_xai.explain.generic_relevance_lrp import GenericRelevanceLRP
 from lightning_xai.explain.gradcam import AttentionGradCAM
 from lightning_xai.explain.gradient_rollout import GradientRollout
+from lightning_xai.explain.input_gradients import GradientXInput, IntegratedGradients, Occlusion
 from lightning_xai.explain.input_relevance import FullLRP
 from lightning_xai.explain.method import Method
 from lightning_xai.explain.partial_lrp import PartialLRP
@@ -27,6 +28,9 @@ METHODS: dict[str, type[Method]] = {
     "partial_lrp": PartialLRP,
     "full_lrp": FullLRP,
     "attn_lrp": AttnLRP,
+    "gradient_x_input": GradientXInput,
+    "integrated_gradients": IntegratedGradients,
+    "occlusion": Occlusion,
     "random": RandomControl,
     "centre": CentreControl,
 }

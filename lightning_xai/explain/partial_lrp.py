@@ -1,16 +1,15 @@
 """Partial LRP: the relevance at one layer's attention weights."""
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lightning_xai.explain.method import Method
+from lightning_xai.explain.explanation import min_max
+from lightning_xai.explain.method import Method, Needs
 from lightning_xai.explain.raw_attention import chosen_records
 from lightning_xai.explain.recording import Record, Recording
-from lightning_xai.explain.row_propagation import sources_of, unit_rows
-from lightning_xai.explain.site_relevance import head_mean, reduced_gradients_and_relevances, ruled_recording
+from lightning_xai.explain.row_propagation import read_rows, sources_of
+from lightning_xai.explain.site_relevance import reduced_gradients_and_relevances
 from lightning_xai.explain.targets import Targets
 
 
@@ -31,8 +30,9 @@ class PartialLRP(Method):
     gradient: bool = False
     scaled: bool = False
 
-    def recorded(self, net: nn.Module) -> AbstractContextManager[Recording]:
-        return ruled_recording(net, self.rules)
+    @property
+    def needs(self) -> Needs:
+        return Needs(rules=self.rules)
 
     def __call__(self, recording: Recording, targets: Targets) -> dict[str, Tensor]:
         chosen = {}
@@ -45,7 +45,7 @@ class PartialLRP(Method):
         result: dict[str, Tensor] = {}
         for (stream, source), record in chosen.items():
             operator = record.averaged(reduced[record.site.module], targets.samples)
-            row = operator.mix_back(unit_rows(targets.rows[stream], operator, record.queries))[:, 0]
+            row = operator.mix_back(read_rows(targets.rows[stream], operator, record.queries))[:, 0]
             result[source] = row + result.get(source, 0)
         return result
 
@@ -54,9 +54,5 @@ class PartialLRP(Method):
             relevance = gradient * relevance
         if self.positive or gradient is not None:
             relevance = relevance.clamp(min=0)
-        weights = head_mean(record, relevance)
-        if not self.scaled:
-            return weights
-        axes = tuple(range(1, weights.dim()))
-        least, greatest = (bound(weights, axes, keepdim=True) for bound in (torch.amin, torch.amax))
-        return (weights - least) / (greatest - least).masked_fill(greatest == least, 1)  # a constant map becomes 0
+        weights = record.over_heads(relevance)
+        return min_max(weights.flatten(2)).view_as(weights) if self.scaled else weights

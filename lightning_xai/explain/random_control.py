@@ -1,12 +1,16 @@
 """Two controls that know nothing of the network: an explanation that does not beat them explains nothing."""
 
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import ClassVar
+from zlib import crc32
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_xai.explain.method import Method
+from lightning_xai.explain.pixel_maps import padding_of
 from lightning_xai.explain.recording import Recording
 from lightning_xai.explain.row_propagation import sources_of
 from lightning_xai.explain.streams import FeatureLevels, Patches
@@ -17,20 +21,47 @@ from lightning_xai.explain.targets import Targets
 class RandomControl(Method):
     """Uniform random numbers in [0, 1) for every token of the streams that the read tokens are explained by: (T, N).
 
-    Target number t has the same numbers for the same seed whatever the other targets; global random state stays.
+    They follow from the seed, the sample's inputs, which of the sample's targets it is, and the token's place (on the
+    image its row and column), so that neither the rest of the batch nor its padding changes them. Global random state
+    stays.
     """
 
     needs_gradients: ClassVar[bool] = False
     seed: int = 0
 
     def __call__(self, recording: Recording, targets: Targets) -> dict[str, Tensor]:
-        device = targets.samples.device
+        samples, turns = targets.samples.tolist(), targets.turns().tolist()
+        digests = {sample: _digest(recording, sample) for sample in set(samples)}
+        keys = [(self.seed, digests[sample], turn) for sample, turn in zip(samples, turns, strict=True)]
         result = {}
         for source in _explained(recording, targets):
-            generator = torch.Generator().manual_seed(self.seed)
-            count = _tokens(recording, source)
-            result[source] = torch.rand(len(targets), count, generator=generator).to(device)
+            layout = recording.streams[source].layout if source in recording.streams else None
+            numbers = [_numbers((*key, crc32(source.encode())), layout, recording.count(source)) for key in keys]
+            result[source] = torch.tensor(np.stack(numbers), dtype=torch.float32, device=targets.samples.device)
         return result
+
+
+def _numbers(key: tuple[int, ...], layout: object, count: int) -> np.ndarray:
+    """Random numbers of `count` tokens, those of a grid row by row of it, each from the row's first column on."""
+    shapes = [layout.shape] if isinstance(layout, Patches) else getattr(layout, "shapes", ())
+    rows = [
+        np.random.default_rng((*key, level, row)).random(w) for level, (h, w) in enumerate(shapes) for row in range(h)
+    ]
+    before = np.random.default_rng(key).random(count - sum(map(len, rows)))
+    return np.concatenate([before, *rows])
+
+
+def _digest(recording: Recording, sample: int) -> int:
+    """A number that follows from a sample's inputs, padding left out."""
+    digest = blake2b(digest_size=8)
+    for tensor in recording.call.tensors():
+        if tensor.dim() < 2 or sample >= len(tensor) or tensor.dtype == torch.bool:
+            continue
+        kept = tensor[sample]
+        if tensor.dim() == 4 and (padding := padding_of(recording, tensor)) is not None:
+            kept = kept[:, ~padding[sample]]
+        digest.update(kept.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return int.from_bytes(digest.digest(), "big")
 
 
 @dataclass(frozen=True)
@@ -76,13 +107,3 @@ class CentreControl(Method):
 
 def _explained(recording: Recording, targets: Targets) -> list[str]:
     return list(dict.fromkeys(source for stream in targets.rows for source in sources_of(recording.sites, stream)))
-
-
-def _tokens(recording: Recording, stream: str) -> int:
-    """How many tokens a stream has."""
-    for record in recording.values():
-        if record.site.reads == stream:
-            return record.read.shape[1]
-        if record.site.writes == stream:
-            return record.queries
-    raise LookupError(f"no attention writes or reads the stream {stream!r}")

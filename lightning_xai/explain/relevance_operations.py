@@ -42,6 +42,7 @@ POOLING = functions(
 )
 
 SOFTMAX = functions("softmax")
+LOG_SOFTMAX = functions("log_softmax")
 LAYER_NORM = functions("layer_norm")
 OTHER_NORMS = functions("batch_norm", "group_norm", "instance_norm", "normalize") | (
     functions("rms_norm") if hasattr(F, "rms_norm") else frozenset()

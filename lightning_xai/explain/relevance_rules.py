@@ -30,6 +30,10 @@ from lightning_xai.explain.relevance_operations import (
 from lightning_xai.explain.seam import declaring_network
 
 
+class SamplesMixedError(RuntimeError):
+    """The sums of single samples were asked for where it is not clear which axis of a tensor holds the samples."""
+
+
 @dataclass(frozen=True)
 class Operation:
     """One call of a torch function, run apart from the network's graph on copies of the tensors that take part.
@@ -37,6 +41,7 @@ class Operation:
     inputs: the tensors among the arguments that relevance can reach, leaves of the operation's own small graph.
     output: what the call gave, on that graph. scale: the number that one factor of a matrix product has been
     multiplied by just before, as the queries of attention are. kept: what a rule computed that holds for all passes.
+    whole: the forward pass that this is part of.
     """
 
     function: Callable
@@ -45,12 +50,27 @@ class Operation:
     inputs: tuple[Tensor, ...]
     output: Tensor
     scale: float = 1.0
+    whole: "RuledForward | None" = None
     kept: dict[int, Tensor] = field(default_factory=dict)
 
     def pull(self, vector: Tensor) -> tuple[Tensor, ...]:
         """The vector-Jacobian product with each input, zeros where the output does not depend on it."""
         found = torch.autograd.grad(self.output, self.inputs, vector, retain_graph=True, allow_unused=True)
         return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(self.inputs, found, strict=True))
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum of each sample of a tensor with as many axes as the output, which can be multiplied with it.
+
+        Raises SamplesMixedError where the pass carries targets of several samples and none or several of the axes may
+        be theirs.
+        """
+        batch = None if self.whole is None else self.whole.batch
+        if batch is None or batch == 1:
+            return tensor.sum()
+        axes = [axis for axis in range(min(2, self.output.dim())) if self.output.shape[axis] == batch]
+        if len(axes) != 1:
+            raise SamplesMixedError
+        return tensor.sum([axis for axis in range(tensor.dim()) if axis != axes[0]], keepdim=True)
 
 
 def fork(tensor: Tensor, relevance: Tensor) -> Tensor:
@@ -127,11 +147,17 @@ class RuledForward:
     """What a forward pass under rules leaves for the caller, where the rules go down to the inputs.
 
     inputs: the network's floating-point inputs, as leaves of the graph. embeddings: those of its integer inputs, words.
+    Told before relevance is passed: padding, which pixels (B, h, w) of the image are none, None where all are; batch,
+    how many samples have a target in the same pass, None for one target alone; separable, False once it turned out that
+    samples cannot be told apart.
     """
 
     def __init__(self) -> None:
         self.inputs: list[Tensor] = []
         self.embeddings: list[Tensor] = []
+        self.padding: Tensor | None = None
+        self.batch: int | None = None
+        self.separable = True
 
 
 @contextmanager
@@ -289,11 +315,19 @@ class _RuleMode(TorchFunctionMode):
         numbers = [leaf for leaf in leaves if isinstance(leaf, float)]
         scales = [leaf.__dict__["scale_under_rules"] for leaf in leaves if "scale_under_rules" in _notes(leaf)]
         args, kwargs = tree_map(apart, (args, kwargs))
-        operation = Operation(function, args, kwargs, tuple(inner), function(*args, **kwargs), math.prod(scales))
+        # A checkpointed part of the network would be run again in the backward pass, where no rule is on: hooks of our
+        # own make its operations keep what they need.
+        with torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):
+            outcome = function(*args, **kwargs)
+        operation = Operation(function, args, kwargs, tuple(inner), outcome, math.prod(scales), self.forward)
         output = _Ruled.apply(operation, rule, *outer)
         if function in MULTIPLICATIONS and len(numbers) == 1:
             output.__dict__["scale_under_rules"] = numbers[0]
         return output
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _notes(leaf: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from lightning_xai.explain.relevance_operations import (
     ELEMENTWISE,
     LAYER_NORM,
     LINEAR,
+    LOG_SOFTMAX,
     MATRIX_PRODUCTS,
     MULTIPLICATIONS,
     OTHER_NORMS,
@@ -85,16 +86,16 @@ def residual_sum(operation: Operation, relevance: Tensor) -> Sequence[Tensor | N
     """The sum of two streams, so that neither of two large opposite terms blows up (Chefer et al. 2021, eq. 9-10).
 
     r_a = a R / (a + b), then scaled to the total |sum r_a| / (|sum r_a| + |sum r_b|) * sum R; r_b likewise. A constant
-    summand takes nothing. The sums are over all elements: one target at a time.
+    summand takes nothing. The sums are over all elements of a sample: one target of each sample at a time.
     """
     if len(operation.inputs) == 1:
         return passes(operation, relevance)
-    first, second = _contributions(operation, relevance, stabilised)
-    sums = first.sum(), second.sum()
-    total = sums[0].abs() + sums[1].abs()
+    shares = _uncopied_contributions(operation, relevance)
+    sums = [operation.total(share) for share in shares]
+    whole, total = operation.total(relevance), sums[0].abs() + sums[1].abs()
     return [
-        share * stabilised(stabilised(own.abs(), total) * relevance.sum(), own)
-        for share, own in zip((first, second), sums, strict=True)
+        _summed_to(share * stabilised(stabilised(own.abs(), total) * whole, own), x.shape)
+        for x, share, own in zip(operation.inputs, shares, sums, strict=True)
     ]
 
 
@@ -113,7 +114,8 @@ def positive_linear(apart: bool = False, conserve: bool = False) -> Rule:
     """Linear maps by what is excited (alpha = 1): x+ and W+, x- and W-; the bias takes nothing.
 
     R_in = x+ (W+^T S) + x- (W-^T S) with S = R / (x+ W+ + x- W-). apart: the two terms have denominators of their own,
-    x+ W+ and x- W-. conserve: R_in is scaled to the sum of R, over all elements: one target at a time.
+    x+ W+ and x- W-. conserve: R_in is scaled to the sum of R, over all elements of a sample: one target of each sample
+    at a time.
     """
 
     def rule(operation: Operation, relevance: Tensor) -> Sequence[Tensor]:
@@ -125,9 +127,9 @@ def positive_linear(apart: bool = False, conserve: bool = False) -> Rule:
             operation.kept.update(enumerate(outputs if apart else (together, together)))
         result = torch.zeros_like(x)
         for number, (part, signed) in enumerate(excited):
-            back = _transposed(operation, apply, part, signed)
+            back = _transposed(operation, apply, signed)
             result = result + part * back(stabilised(relevance, operation.kept[number]))
-        return [result * stabilised(relevance.sum(), result.sum()) if conserve else result]
+        return [result * stabilised(operation.total(relevance), operation.total(result)) if conserve else result]
 
     return rule
 
@@ -141,25 +143,40 @@ def pixel_convolution(otherwise: Rule) -> Rule:
     """The first convolution, of three input channels, by the z^B rule, which knows the range of pixels.
 
     R_in = x (W^T S) - l (W+^T S) - h (W-^T S) with S = R / (x W - l W+ - h W- + 1e-9), l and h the least and the
-    greatest value of each image. Other convolutions follow `otherwise`. Source: Montavon et al. 2017, eq. 13.
+    greatest value of each image; what is padding can have no other value, l = h = x, and takes nothing. Other
+    convolutions follow `otherwise`. Source: Montavon et al. 2017, eq. 13.
     """
 
     def rule(operation: Operation, relevance: Tensor) -> Sequence[Tensor]:
         apply, x, weight = _linear_map(operation)
         if x.shape[1] != 3:
             return otherwise(operation, relevance)
-        axes = tuple(range(1, x.dim()))
-        bounds = (x, x.amin(axes, keepdim=True).expand_as(x), x.amax(axes, keepdim=True).expand_as(x))
-        leaves = [bound.detach().clone().requires_grad_() for bound in bounds]
-        with torch.enable_grad():
-            parts = [
-                apply(leaf, w) for leaf, w in zip(leaves, (weight, _positive(weight), _negative(weight)), strict=True)
-            ]
-            z = parts[0] - parts[1] - parts[2]
-        pulled = torch.autograd.grad(z, leaves, relevance / (z.detach() + STABILISER))
-        return [sum(leaf.detach() * g for leaf, g in zip(leaves, pulled, strict=True))]
+        axes, padding = tuple(range(1, x.dim())), _padding(operation, x)
+        low, high = (
+            bound(x.masked_fill(padding, unseen), axes, keepdim=True)
+            for bound, unseen in ((torch.amin, torch.inf), (torch.amax, -torch.inf))
+        )
+        bounds = (x, torch.where(padding, x, low), torch.where(padding, x, high))
+        weights = (weight, _positive(weight), _negative(weight))
+        if not operation.kept:
+            parts = [apply(bound, signed) for bound, signed in zip(bounds, weights, strict=True)]
+            operation.kept[0] = parts[0] - parts[1] - parts[2] + STABILISER
+        quotient = relevance / operation.kept[0]
+        shares = [
+            bound * _transposed(operation, apply, signed)(quotient)
+            for bound, signed in zip(bounds, weights, strict=True)
+        ]
+        return [(shares[0] - shares[1] - shares[2]).masked_fill(padding, 0)]
 
     return rule
+
+
+def _padding(operation: Operation, x: Tensor) -> Tensor:
+    """Which pixels of images x (B, 3, h, w) are none: (B, 1, h, w), or (1, 1, 1, 1) where all are."""
+    padding = operation.whole.padding
+    if padding is None or padding.shape != x[:, 0].shape:
+        return x.new_zeros((1,) * x.dim(), dtype=torch.bool)
+    return padding[:, None]
 
 
 def matrix_product(linear: Rule, quotient: Quotient, unscaled: bool) -> Rule:
@@ -218,6 +235,17 @@ def _contributions(operation: Operation, relevance: Tensor, quotient: Quotient) 
     return [x.detach() * g for x, g in zip(operation.inputs, pulled, strict=True)]
 
 
+def _uncopied_contributions(operation: Operation, relevance: Tensor) -> list[Tensor]:
+    """The contributions of two summands, in the shape of their sum also where a summand was broadcast."""
+    output = operation.output.detach()
+    shares = _contributions(operation, relevance, stabilised)
+    for place, (x, slope) in enumerate(zip(operation.inputs, operation.pull(torch.ones_like(output)), strict=True)):
+        if x.shape != output.shape:
+            copies = output.numel() // x.numel()
+            shares[place] = x.detach() * (slope / copies) * stabilised(relevance, output)
+    return shares
+
+
 def _linear_map(operation: Operation) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor, Tensor]:
     """(map, x, weight) of an operation that is linear in x, without its bias."""
     (x,) = operation.inputs
@@ -231,12 +259,12 @@ def _linear_map(operation: Operation) -> tuple[Callable[[Tensor, Tensor], Tensor
 
 
 def _transposed(
-    operation: Operation, apply: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor
+    operation: Operation, apply: Callable[[Tensor, Tensor], Tensor], weight: Tensor
 ) -> Callable[[Tensor], Tensor]:
-    """The transpose of x -> apply(x, weight)."""
+    """The transpose of the map x -> apply(x, weight), which is linear."""
     if operation.function in LINEAR - CONVOLUTIONS:
         return lambda vector: vector @ weight
-    x = x.detach().requires_grad_()
+    (x,) = operation.inputs
     with torch.enable_grad():
         output = apply(x, weight)
     return lambda vector: torch.autograd.grad(output, x, vector)[0]
@@ -277,7 +305,8 @@ def table(
         MULTIPLICATIONS: _product(quotient),
         DIVISIONS: quotient_of_two,
         POOLING: proportional(quotient),
-        ELEMENTWISE | OTHER_NORMS: passes,
+        # x - log sum exp x: what is taken from all scores alike is taken as given, as of normalisations
+        ELEMENTWISE | OTHER_NORMS | LOG_SOFTMAX: passes,
         SOFTMAX: softmax,
         LAYER_NORM: layer_norm,
     }

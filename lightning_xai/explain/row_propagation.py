@@ -5,10 +5,10 @@ A row that is read out needs one vector a layer, where the matrix of a chain nee
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
-from lightning_xai.explain.linear_maps import LinearMap
+from lightning_xai.explain.influence import influencing_tokens
+from lightning_xai.explain.linear_maps import LinearMap, row_weights
 from lightning_xai.explain.recording import Recording
 from lightning_xai.explain.streams import Site
 from lightning_xai.explain.targets import Targets
@@ -40,9 +40,9 @@ def sources_of(sites: Sequence[Site], stream: str) -> list[str]:
     return list(found)
 
 
-def unit_rows(tokens: Tensor, like: LinearMap, count: int) -> Tensor:
-    """Rows (T, 1, count), 1 at the token of each target and 0 elsewhere."""
-    return torch.nn.functional.one_hot(tokens, count).to(like.dtype)[:, None]
+def read_rows(rows: Tensor, like: LinearMap, count: int) -> Tensor:
+    """What is read of `count` tokens, as rows (T, 1, count): 1 at a token (T,), or the weights (T, count)."""
+    return row_weights(rows, count).to(like.dtype)[:, None]
 
 
 def row_of_product(maps: Sequence[LinearMap], row: Tensor, identity: float, normalise: bool) -> Tensor:
@@ -58,7 +58,7 @@ def row_of_product(maps: Sequence[LinearMap], row: Tensor, identity: float, norm
 
 
 def column_of_product(maps: Sequence[LinearMap], column: Tensor, identity: float, normalise: bool) -> Tensor:
-    """(A_n + i I) ... (A_1 + i I) c of columns c (T, N, 1)."""
+    """(A_n + i I) ... (A_1 + i I) c of columns c (T, N, 1), the rows of every factor divided by their sums on wish."""
     for layer in maps:
         column = layer.mix(column) + identity * column
         if normalise:
@@ -76,7 +76,8 @@ def rows_of_products(
     """Relevance of a chain of layers; M_s is the product of A + i I over the self-attentions of s, later on the left.
 
     The rows of M_s for the stream s that is read out, and of M_s^T A M_b for a stream b that it reads, where A is the
-    last of its attentions to b: {stream: (T, N)}. maps: the operators of the sites that take part, by module.
+    last of its attentions to b: {stream: (T, N)}. Rows of A of tokens on which what is read cannot depend, such as
+    padding, are left out. maps: the operators of the sites that take part, by module.
     Source: Chefer et al., ICCV 2021, supplementary (rollout for encoder-decoder networks).
     """
     sites = [site for site in recording.sites if site.module in maps]
@@ -93,14 +94,15 @@ def rows_of_products(
                 f"{', '.join(dict.fromkeys(site.writes for site in sites))}"
             )
         count = recording[written[0].module].queries
-        unit = unit_rows(tokens, maps[written[0].module], count)
+        unit = read_rows(tokens, maps[written[0].module], count)
+        present = influencing_tokens(recording, {stream: tokens}, targets.samples)[stream]
         for source in sources_of(sites, stream):
             if source == stream:
                 row = row_of_product(self_maps(stream), unit, identity, normalise)
             else:
                 last = [site for site in written if site.reads == source][-1]
                 column = column_of_product(self_maps(stream), unit.transpose(1, 2), identity, normalise)
-                row = maps[last.module].mix_back(column.transpose(1, 2))
+                row = maps[last.module].mix_back(column.transpose(1, 2) * present[:, None])
                 row = row_of_product(self_maps(source), row, identity, normalise)
             result[source] = row[:, 0] + result.get(source, 0)
     return result

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_xai.explain.recording import Record, Recording, record
-from lightning_xai.explain.relevance_rules import relevance_pass, relevance_rules
+from lightning_xai.explain.relevance_rules import SamplesMixedError, relevance_pass, relevance_rules
 from lightning_xai.explain.relevance_tables import TABLES
 from lightning_xai.explain.targets import Targets
 
@@ -17,7 +17,7 @@ from lightning_xai.explain.targets import Targets
 def ruled_recording(net: nn.Module, rules: str, down_to: Literal["sites", "inputs"] = "sites") -> Iterator[Recording]:
     """Record the forward pass made inside the context under the rule table called `rules`.
 
-    The recording's attribute `ruled` holds the network's inputs on the graph (see `relevance_rules`).
+    The recording's attribute `ruled` is what `relevance_rules` gives.
     Raises ValueError for an unknown table.
     """
     if rules not in TABLES:
@@ -35,9 +35,8 @@ def reduced_relevances(
 ) -> dict[str, Tensor]:
     """reduce(record, C) of every target at every site, C the relevance at the weights: {module: (T, ...)}.
 
-    C has the shape of `record.weights` with one sample, the target's; relevance starts as 1 at the target's score.
-    The rules divide by sums over whole tensors, so each target has a pass of its own and its relevance does not depend
-    on the rest of the batch. Raises RuntimeError when the recording was not made under rules.
+    C has the shape of `record.weights`, with targets t for samples; relevance starts as 1 at the target's score and
+    does not depend on the rest of the batch. Raises RuntimeError when the recording was not made under rules.
     """
     return reduced_gradients_and_relevances(recording, targets, lambda record, _, c: reduce(record, c), modules, False)
 
@@ -51,38 +50,66 @@ def reduced_gradients_and_relevances(
 ) -> dict[str, Tensor]:
     """reduce(record, G, C) of every target at every site: {module: (T, ...)}.
 
-    G is the gradient of the target's score and C its relevance at the weights, of one sample: (1, ...). Both passes go
-    through the same recorded forward pass. Without `gradients`, G is None.
+    G is the gradient of the target's score and C its relevance at the weights, (t, ...) of some targets. Both passes
+    go through the same recorded forward pass. Without `gradients`, G is None.
     """
-    found: dict[str, list[Tensor]] = {}
-    for index in range(len(targets)):
-        target = one_target(targets, index)
+
+    def passed(share: Targets) -> dict[str, Tensor]:
         with relevance_pass():
-            relevances = recording.reduced_gradients(target, lambda record, arrived: arrived, modules)
-        slopes = recording.reduced_gradients(target, lambda record, arrived: arrived, modules) if gradients else {}
-        for module, relevance in relevances.items():
-            reduced = reduce(recording[module], slopes.pop(module, None), relevance)
-            found.setdefault(module, []).append(reduced)
-    return {module: torch.cat(parts) for module, parts in found.items()}
+            relevances = recording.reduced_gradients(share, _as_it_is, modules)
+        slopes = recording.reduced_gradients(share, _as_it_is, modules) if gradients else {}
+        return {m: reduce(recording[m], slopes.pop(m, None), relevance) for m, relevance in relevances.items()}
+
+    return passed_together(recording, targets, passed, recording.targets_at_once())
 
 
-def one_target(targets: Targets, index: int) -> Targets:
-    """The target number `index` alone."""
-    rows = {stream: tokens[index : index + 1] for stream, tokens in targets.rows.items()}
-    with torch.inference_mode(False), torch.enable_grad():
-        return Targets(targets.scores[index : index + 1], targets.samples[index : index + 1], rows)
+@torch.inference_mode(False)
+def passed_together(
+    recording: Recording, targets: Targets, passed: Callable[[Targets], dict[str, Tensor]], at_once: int = 1
+) -> dict[str, Tensor]:
+    """passed(targets) of groups of targets whose relevance can be passed at once, put together: {name: (T, ...)}.
+
+    Many rules divide by sums over all of a sample. So the j-th targets of all samples share a group, for `at_once`
+    values of j, where the rules can tell the samples apart; else each target is alone.
+    """
+    whole, turns = recording.ruled, targets.turns()
+    if whole is None:
+        raise RuntimeError("the forward pass was not recorded under rules: use ruled_recording, see relevance_rules")
+    batches = {len(record.weights) for record in recording.values()}
+    if whole.separable and len(batches) == 1:
+        groups = [((turns // at_once) == number).nonzero()[:, 0] for number in range(int(turns.max()) // at_once + 1)]
+        whole.batch = batches.pop()
+        try:
+            return _in_order(groups, [passed(some_targets(targets, group)) for group in groups])
+        except SamplesMixedError:
+            whole.separable = False
+        finally:
+            whole.batch = None
+    groups = list(torch.arange(len(targets), device=turns.device)[:, None])
+    return _in_order(groups, [passed(some_targets(targets, group)) for group in groups])
+
+
+def _in_order(groups: Sequence[Tensor], parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    place = torch.cat(list(groups)).argsort()
+    return {name: torch.cat([part[name] for part in parts])[place] for name in parts[0]}
+
+
+def _as_it_is(record: Record, arrived: Tensor) -> Tensor:
+    return arrived
+
+
+def some_targets(targets: Targets, chosen: Tensor) -> Targets:
+    """The targets number `chosen` alone."""
+    rows = {stream: rows[chosen] for stream, rows in targets.rows.items()}
+    with torch.enable_grad():
+        return Targets(targets.scores[chosen], targets.samples[chosen], rows)
 
 
 def positive_relevance(record: Record, gradient: Tensor | None, relevance: Tensor) -> Tensor:
     """relu(C), averaged over the heads of a dense site: (1, Q, K), or (1, Q, H, L, P)."""
-    return head_mean(record, relevance.clamp(min=0))
+    return record.over_heads(relevance.clamp(min=0))
 
 
 def positive_gradient_relevance(record: Record, gradient: Tensor, relevance: Tensor) -> Tensor:
     """relu(G * C), averaged over the heads of a dense site: (1, Q, K), or (1, Q, H, L, P)."""
-    return head_mean(record, (gradient * relevance).clamp(min=0))
-
-
-def head_mean(record: Record, weights: Tensor) -> Tensor:
-    """The mean over heads of a dense site's weights; a deformable one keeps its heads, which sample at other places."""
-    return weights.mean(1) if record.site.kind == "dense" else weights
+    return record.over_heads((gradient * relevance).clamp(min=0))

@@ -49,7 +49,7 @@ class ChosenPatches:
 class Words:
     """Tokens are pieces of text; texts: those of each sample, in the order of the stream, without padding.
 
-    A piece that ends a word ends with a space. marks: pieces that nobody wrote, such as the start and the end of a text.
+    A piece that ends a word ends with a space. marks: pieces that nobody wrote, as the start and the end of a text.
     """
 
     texts: tuple[tuple[str, ...], ...]

@@ -1,18 +1,16 @@
 """Transformer attribution: relevance at the attention weights where the gradient agrees, through all layers."""
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from lightning_xai.explain.method import Method
+from lightning_xai.explain.method import Method, Needs
 from lightning_xai.explain.recording import Recording
-from lightning_xai.explain.row_propagation import StartLayer, row_of_product, sites_from, sources_of, unit_rows
+from lightning_xai.explain.row_propagation import StartLayer, read_rows, row_of_product, sites_from, sources_of
 from lightning_xai.explain.site_relevance import (
     positive_gradient_relevance,
     positive_relevance,
     reduced_gradients_and_relevances,
-    ruled_recording,
 )
 from lightning_xai.explain.targets import Targets
 
@@ -32,8 +30,9 @@ class TransformerAttribution(Method):
     start_layer: StartLayer = 0
     gradient: bool = True
 
-    def recorded(self, net: nn.Module) -> AbstractContextManager[Recording]:
-        return ruled_recording(net, self.rules)
+    @property
+    def needs(self) -> Needs:
+        return Needs(rules=self.rules)
 
     def __call__(self, recording: Recording, targets: Targets) -> dict[str, Tensor]:
         sites = sites_from(recording.sites, self.start_layer)
@@ -48,7 +47,7 @@ class TransformerAttribution(Method):
                 chain = [site.module for site in sites if (site.writes, site.reads) == (stream, source)]
                 if not chain:
                     continue
-                unit = unit_rows(tokens, maps[chain[0]], recording[chain[0]].queries)
+                unit = read_rows(tokens, maps[chain[0]], recording[chain[0]].queries)
                 if source == stream:
                     row = row_of_product([maps[module] for module in chain], unit, identity=1.0, normalise=False)
                 else:

@@ -12,6 +12,8 @@ from lightning_xai.nets.weight_files import read_weight_file
 
 HEAD_WIDTH = 64  # of every published model
 SIZES = ("input_resolution", "context_length", "vocab_size")  # numbers in the archives' state dicts, not weights
+OURS = "net.net."  # in checkpoints of this project, before transformers' names
+NAMED = 8  # keys that an error lists
 TRANSPOSED = {"visual.proj": "visual_projection.weight", "text_projection": "text_projection.weight"}
 
 # OpenAI's names -> transformers', applied in this order.
@@ -69,17 +71,42 @@ def clip_from_openai(
     from transformers import CLIPModel
 
     net = CLIPModel(config)
-    renamed, own = to_transformers(weights), net.state_dict()
+    load_checked(net, to_transformers(weights), path)
+    return net.eval()
+
+
+def read_clip_weights(path: str | Path) -> dict[str, Tensor]:
+    """The weights under transformers' names, of a file of OpenAI's or of this project, or a folder of transformers.
+
+    Raises FileNotFoundError or ValueError: nothing there, or no weights in it.
+    """
+    if Path(path).is_dir():
+        from transformers import CLIPModel
+
+        return CLIPModel.from_pretrained(path, local_files_only=True).float().state_dict()
+    weights = read_openai_weights(path)
+    if all(key.startswith(OURS) for key in weights):
+        return {key.removeprefix(OURS): tensor for key, tensor in weights.items()}
+    return to_transformers(weights)
+
+
+def load_checked(net: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
+    """Load weights under transformers' names; raises ValueError that names every key that does not fit."""
+    own = net.state_dict()
     problems = {
-        "missing": [k for k in own if k not in renamed],
-        "unexpected": [k for k in renamed if k not in own],
-        "other shapes": [k for k in own if k in renamed and renamed[k].shape != own[k].shape],
+        "missing": [k for k in own if k not in weights],
+        "unexpected": [k for k in weights if k not in own],
+        "other shapes": [k for k in own if k in weights and weights[k].shape != own[k].shape],
     }
     if any(problems.values()):
-        listed = "; ".join(f"{kind} {', '.join(keys)}" for kind, keys in problems.items() if keys)
-        raise ValueError(f"'{path}' does not fit the CLIP model of its own shapes (transformers' names): {listed}.")
-    net.load_state_dict(renamed)
-    return net.eval()
+        listed = "; ".join(f"{kind} {_some(keys)}" for kind, keys in problems.items() if keys)
+        raise ValueError(f"'{path}' does not fit this CLIP model (transformers' names): {listed}.")
+    net.load_state_dict(weights)
+
+
+def _some(keys: list[str]) -> str:
+    """The first few keys; a file of another network would list hundreds."""
+    return ", ".join(keys[:NAMED]) + (f" and {len(keys) - NAMED} more" if len(keys) > NAMED else "")
 
 
 def to_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

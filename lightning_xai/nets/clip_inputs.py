@@ -3,7 +3,6 @@
 import gzip
 import html
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -23,21 +22,22 @@ WORD_END = "</w>"
 MERGES = 49152 - 256 - 2  # of the vocabulary file, which goes on with merges that no model knows
 PIECES = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
-QUOTES = {ord(c): "'" for c in "ʼ‘’‚‛"} | {ord(c): '"' for c in "“”„‟"}
-CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\u206a-\u206f\ufeff\ufff9-\ufffc]")
-TERMINAL_ESCAPE = re.compile(r"\x1b\[[\d;]*[a-zA-Z]")
-WIDE_OR_JOINED = re.compile("[\u3000\uff01-\uffee\ufb00-\ufb06\u0132\u0133\u01c4-\u01cc\u01f1-\u01f3]")
-
 
 class CLIPTokenizer:
     """Byte-pair encoding of lower-cased text between a start and an end token (Sennrich et al., ACL 2016).
 
     vocabulary: CLIP's list of merges, `bpe_simple_vocab_16e6.txt.gz` or a `merges.txt` in transformers' layout.
-    Raises FileNotFoundError or ValueError: no such file, or no list of merges.
+    Raises FileNotFoundError or ValueError: no such file, or no list of merges; ImportError without ftfy and regex.
     """
 
     def __init__(self, vocabulary: str | Path):
-        import regex
+        try:
+            import ftfy  # noqa: F401 - what `clean` will need, said before the first text
+            import regex
+        except ImportError as error:
+            raise ImportError(
+                f"reading texts for CLIP needs {error.name}: pip install 'lightning_xai[transformers]'"
+            ) from error
 
         merges = read_merges(Path(vocabulary))
         letters = byte_letters()
@@ -50,6 +50,9 @@ class CLIPTokenizer:
         self.numbers = {word: number for number, word in enumerate(words)}
         self.ranks = {merge: rank for rank, merge in enumerate(merges)}
         self.known: dict[str, tuple[str, ...]] = {}  # pieces that were split before
+
+    def __len__(self) -> int:
+        return len(self.words_by_number)
 
     def __call__(self, texts: str | Sequence[str], context: int = CONTEXT) -> Tensor:
         """Token numbers (B, context), zero padded; raises ValueError for a text with more tokens than fit."""
@@ -130,30 +133,11 @@ def byte_letters() -> dict[int, str]:
 
 
 def clean(text: str) -> str:
-    """The text as CLIP reads it: broken characters mended, HTML entities resolved, white space collapsed.
+    """The text as CLIP reads it: broken characters mended by ftfy, HTML entities resolved, white space collapsed."""
+    import ftfy
 
-    Of what ftfy mends in the original: UTF-8 that was read as Windows-1252, ligatures, full-width letters, curly
-    quotes, control characters, combining accents. Texts that are broken twice or in part stay as they are.
-    """
-    text = mend_encoding(CONTROL.sub("", TERMINAL_ESCAPE.sub("", text)))
-    text = WIDE_OR_JOINED.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text).translate(QUOTES)
-    text = html.unescape(html.unescape(unicodedata.normalize("NFC", text)))
+    text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return re.sub(r"\s+", " ", text).strip()
-
-
-def mend_encoding(text: str) -> str:
-    """The text that was meant, where its UTF-8 bytes were read as Windows-1252; otherwise the text."""
-    try:
-        return b"".join(_windows_byte(letter) for letter in text).decode()
-    except UnicodeError:
-        return text
-
-
-def _windows_byte(letter: str) -> bytes:
-    try:
-        return letter.encode("cp1252")
-    except UnicodeEncodeError:
-        return letter.encode("latin-1")  # five bytes have no meaning in Windows-1252
 
 
 def clip_preprocess(image: Image.Image, size: int = 224) -> Tensor:

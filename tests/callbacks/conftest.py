@@ -3,10 +3,14 @@
 import pytest
 import pytorch_lightning as pl
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
+from lightning_xai.explain.explainable import Choice, Explained, Prediction
+from lightning_xai.explain.targets import class_targets
 from lightning_xai.nets.deformable_detr import DeformableDETR
+from lightning_xai.nets.vit import ViT
 
 NAMES = ["", "circle", "square"]
 
@@ -124,3 +128,71 @@ def trainer(tmp_path):
         return pl.Trainer(**{**defaults, **options})
 
     return make
+
+
+class Pictures(Dataset):
+    """16 pictures (3, 32, 32) of two classes: sample i is brighter left or right, its label is i % 2."""
+
+    def __len__(self):
+        return 16
+
+    def __getitem__(self, key):
+        index = key[1] if isinstance(key, tuple) else key
+        image = torch.randint(0, 100, (3, 32, 32), generator=torch.Generator().manual_seed(index), dtype=torch.uint8)
+        image[:, :, 16 * (index % 2) :][..., :16] += 120
+        return image, {"label": torch.tensor(index % 2), "index": torch.tensor(index)}
+
+
+def collate(samples):
+    images, targets = zip(*samples, strict=True)
+    labels, index = (torch.stack([target[key] for target in targets]) for key in ("label", "index"))
+    return {"images": torch.stack(images), "labels": labels, "index": index}
+
+
+class ClassifierTask(pl.LightningModule):
+    """A small ViT with dropout, explainable."""
+
+    class_names = ("left", "right")
+
+    def __init__(self, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        options = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 2}
+        self.net = ViT(VisionTransformer(**options, proj_drop_rate=0.3, attn_drop_rate=0.3))
+
+    def prepare(self, batch):
+        return (batch["images"].float() / 128 - 1,)
+
+    def explained(self, outputs, batch, choice="predicted", limit=None):
+        found = Choice.parse(choice, ("predicted", "truth", "class"), 2, self.class_names)
+        logits = outputs["logits"]
+        classes = {"predicted": logits.detach().argmax(1), "truth": batch["labels"]}.get(found.kind)
+        if classes is None:
+            classes = torch.full((len(logits),), found.class_index)
+        names = tuple(f"class {self.class_names[c]}" for c in classes.tolist())
+        return Explained(class_targets(logits, classes), names, classes)
+
+    def prediction(self, outputs, batch, sample):
+        shares = outputs["logits"][sample].softmax(0)
+        return Prediction(tuple(f"{name} {share:.2f}" for name, share in zip(self.class_names, shares, strict=True)))
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self.net(*self.prepare(batch))["logits"].float(), batch["labels"])
+
+    def validation_step(self, batch, batch_idx):
+        self.net(*self.prepare(batch))
+
+    test_step = validation_step
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), 3e-3)
+
+
+@pytest.fixture
+def classifier():
+    return ClassifierTask
+
+
+@pytest.fixture
+def classifier_batches():
+    return lambda: DataLoader(Pictures(), batch_size=8, collate_fn=collate)

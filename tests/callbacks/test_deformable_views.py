@@ -9,7 +9,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from lightning_xai.callbacks.deformable_views import DeformableAttentionViews, best_query, eval_mode
+from lightning_xai.callbacks.deformable_views import DeformableAttentionViews, best_query
 from lightning_xai.explain.intervention import Intervention
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -191,15 +191,6 @@ def test_best_query_prefers_the_sure_one_among_those_that_overlap():
     boxes = torch.tensor([[0.0, 0, 10, 10], [1, 1, 10, 10], [50, 50, 60, 60]])
     assert best_query(boxes, torch.tensor([0.1, 0.9, 0.99]), torch.tensor([0.0, 0, 10, 10])) == 1
     assert best_query(boxes, torch.tensor([0.1, 0.9, 0.99]), torch.tensor([90.0, 90, 95, 95])) == 2
-
-
-def test_eval_mode_restores_each_module_even_after_an_error():
-    net = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Dropout())
-    net[1].eval()
-    with pytest.raises(ZeroDivisionError), eval_mode(net):
-        assert not any(m.training for m in net.modules())
-        raise ZeroDivisionError
-    assert [m.training for m in net.modules()] == [True, True, False]
 
 
 def test_errors():

@@ -71,9 +71,23 @@ def test_same_images_every_time_in_the_chosen_epochs(tmp_path):
     files = sorted(file.name for file in (tmp_path / "pictures" / "reconstructions").iterdir())
     assert files == [f"step_{2 * epoch:08d}.png" for epoch in (2, 4, 5)]  # every second epoch and the last
     for indices, images, modes in task.seen:
-        assert indices == [2, 4, 6]
+        assert indices == [2, 4, 9]  # of 2, 4, 6 and 9 those with the smallest hash
         assert images[:, 0, 0, 0].tolist() == indices
         assert modes == (False, False)
+
+
+def test_neighbours_are_not_chosen_together(tmp_path):
+    """Of 30 pictures in folders of 10 a class, three are of three classes, whatever batches they come in."""
+    chosen = []
+    for size in (30, 7):
+        task, groups = Painter(), [list(range(30))[start : start + size] for start in range(0, 30, size)]
+        trainer = pl.Trainer(
+            default_root_dir=tmp_path / str(size), accelerator="cpu", callbacks=[Reconstructions(samples=3)],
+            logger=False, enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.validate(task, batches(*groups), verbose=False)
+        chosen.append(task.seen[0][0])
+    assert chosen[0] == chosen[1] and {index // 10 for index in chosen[0]} == {0, 1, 2}
 
 
 def test_training_is_the_same_with_and_without(tmp_path):

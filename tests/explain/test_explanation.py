@@ -5,7 +5,7 @@ import torch
 
 from lightning_xai.explain.explanation import Explanation, explain, min_max
 from lightning_xai.explain.methods import method
-from lightning_xai.explain.streams import FeatureLevels, ObjectQueries, Patches, Stream, Words
+from lightning_xai.explain.streams import ChosenPatches, FeatureLevels, ObjectQueries, Patches, Stream, Words
 from lightning_xai.explain.targets import class_targets, detection_targets
 
 
@@ -47,6 +47,19 @@ def test_words():
 def test_min_max():
     stretched = min_max(torch.tensor([[[1.0, 3.0]], [[2.0, 2.0]]]))
     assert stretched.tolist() == [[[0, 1]], [[0, 0]]]
+
+
+def test_min_max_of_the_cells_that_count():
+    maps = torch.tensor([[[1.0, 3.0, 9.0]], [[2.0, 2.0, 5.0]]])
+    valid = torch.tensor([[[True, True, False]], [[True, True, False]]])
+    assert min_max(maps, valid)[..., :2].tolist() == [[[0.0, 1.0]], [[0.0, 0.0]]]
+
+
+def test_patches_of_which_each_sample_has_others():
+    layout = ChosenPatches((2, 2), torch.tensor([[3, 0], [1, 2]]), prefix=1)
+    relevance = {"image": torch.tensor([[9.0, 1.0, 2.0], [9.0, 3.0, 4.0]])}
+    found = Explanation(relevance, {"image": Stream("image", layout)}, torch.tensor([1, 0]), torch.zeros(2))
+    assert found.grid().tolist() == [[[0.0, 1.0], [2.0, 0.0]], [[4.0, 0.0], [0.0, 3.0]]]
 
 
 def test_explaining_in_one_call(encoder_decoder, classifier, map_tokens, image_tokens):

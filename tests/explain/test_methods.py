@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from lightning_xai.explain.generic_relevance import GenericRelevance
+from lightning_xai.explain.method import Needs
 from lightning_xai.explain.methods import METHODS, method
 from lightning_xai.explain.recording import record
 from lightning_xai.explain.streams import Patches, Site, Stream
@@ -71,6 +72,33 @@ def test_every_method_on_every_network(request, name, network, image_tokens):
     assert got["image"].shape == (6, 9)
     assert got["image"].isfinite().all() and not got["image"].requires_grad
     assert all(parameter.grad is None for parameter in net.parameters())
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("random", "centre")])
+def test_rows_as_weights_are_sums_of_rows(classifier, image_tokens, name):
+    """Relevance read with weights of tokens is the sum of what is read of each token."""
+    chosen = method(name)
+    weights = torch.tensor([0.0, 0.5, 0.0, 0.25, 0.0, 0.25, 0.0, 0.0, 0.0], dtype=torch.float64)
+    with chosen.recorded(classifier) as recording:
+        logits = classifier(image_tokens)
+        targets = class_targets(logits, rows={"image": weights.expand(3, -1)})
+        each = [class_targets(logits, token=token) for token in (1, 3, 5)]
+    got = chosen(recording, targets)["image"]
+    rows = [chosen(recording, one)["image"] for one in each]
+    torch.testing.assert_close(got, 0.5 * rows[0] + 0.25 * rows[1] + 0.25 * rows[2])
+    with chosen.recorded(classifier) as recording:
+        wrong = class_targets(classifier(image_tokens), rows={"image": weights[None, 1:].expand(3, -1)})
+    if chosen.needs.down_to == "sites" and name not in ("gradient_x_input", "integrated_gradients", "occlusion"):
+        with pytest.raises(ValueError, match="rows holds weights of 8 tokens, but the stream has 9"):
+            chosen(recording, wrong)
+
+
+def test_needs_that_one_recording_serves():
+    plain, none = Needs(), Needs(gradients=False)
+    assert none.either(plain) == plain and none.either(none) == none
+    sites, inputs = Needs(rules="plain"), Needs(rules="plain", down_to="inputs")
+    assert sites.either(inputs) == inputs and sites.either(plain) is None
+    assert sites.either(Needs(rules="chefer")) is None
 
 
 def test_options_and_names():

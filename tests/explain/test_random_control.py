@@ -5,7 +5,7 @@ import torch
 
 from lightning_xai.explain.random_control import CentreControl, RandomControl
 from lightning_xai.explain.recording import record
-from lightning_xai.explain.streams import FeatureLevels, Stream
+from lightning_xai.explain.streams import FeatureLevels, Site, Stream
 from lightning_xai.explain.targets import class_targets, detection_targets
 
 
@@ -23,6 +23,56 @@ def test_random(recorded):
     assert first["image"].shape == (2, 8) and first["query"].shape == (2, 5)
     assert torch.equal(first["image"], again["image"]) and not torch.equal(first["image"], other["image"])
     assert not torch.equal(*first["image"])
+
+
+def test_random_numbers_are_a_samples_own(encoder_decoder, map_tokens):
+    """They differ from sample to sample and target to target, whatever the batch."""
+
+    def numbers(tokens, samples):
+        with torch.no_grad(), record(encoder_decoder) as recording:
+            logits = encoder_decoder(tokens)["pred_logits"]
+        return RandomControl()(recording, detection_targets(logits, samples, torch.zeros_like(samples)))["image"]
+
+    one, same = torch.tensor([0]), torch.tensor([0, 0])
+    alone = [numbers(map_tokens[i : i + 1], one)[0] for i in range(3)]
+    together = numbers(map_tokens, torch.tensor([0, 1, 2]))
+    assert torch.equal(torch.stack(alone), together)
+    assert len({tuple(row) for row in together.tolist()}) == 3
+    twice = numbers(map_tokens[:1], same)
+    assert torch.equal(twice[0], alone[0]) and not torch.equal(*twice)
+
+
+def test_random_numbers_do_not_depend_on_padding():
+    """An image in a larger map has the same numbers in its cells; other levels have others."""
+
+    class Detector(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attend = torch.nn.MultiheadAttention(3, 1, batch_first=True)
+
+        def forward(self, images, mask):
+            self.shapes = (tuple(images.shape[2:]), (1, 2))
+            tokens = torch.cat([images.flatten(2), images[..., 0, :2]], 2).transpose(1, 2)
+            return self.attend(tokens, tokens, tokens)[0]
+
+        def sites(self):
+            return [Site("attend", "dense", "image", "image", "encoder", 0)]
+
+        def streams(self, outputs):
+            return {"image": Stream("image", FeatureLevels(self.shapes))}
+
+    net, image = Detector(), torch.randn(1, 3, 2, 3)
+    found = []
+    for h, w in ((2, 3), (4, 7)):
+        images, mask = torch.zeros(1, 3, h, w), torch.ones(1, h, w, dtype=torch.bool)
+        images[..., :2, :3], mask[:, :2, :3] = image, False
+        with torch.no_grad(), record(net) as recording:
+            targets = class_targets(net(images, mask)[:, 0])
+        numbers = RandomControl()(recording, targets)["image"][0]
+        found.append((numbers[: h * w].reshape(h, w)[:2, :3], numbers[h * w :]))
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.equal(ours, theirs)
+    assert len(set(found[1][0].flatten().tolist() + found[1][1].tolist())) == 8
 
 
 def test_centre_is_highest_in_the_middle(recorded):

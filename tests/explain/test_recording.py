@@ -216,16 +216,36 @@ def test_frozen_network_has_gradients(classifier, image_tokens):
 
 
 @pytest.mark.parametrize("gradients", [True, None])
-def test_gradient_checkpointing(classifier, image_tokens, gradients):
+@pytest.mark.parametrize("at_once", [1, None])
+def test_gradient_checkpointing(classifier, image_tokens, gradients, at_once):
     """Checkpointed layers run again in the backward pass; they run as they were recorded and record nothing twice."""
     results = []
     for checkpointed in (False, True):
         classifier.checkpointed = checkpointed
         with record(classifier, gradients=gradients) as recording:
-            targets = class_targets(classifier(image_tokens))
-        results.append(recording.reduced_gradients(targets, whole, at_once=1))
+            targets = class_targets(classifier(image_tokens), torch.tensor([[0, 1, 2], [4, 4, 0], [3, 2, 1]]))
+        results.append(recording.reduced_gradients(targets, whole, at_once=at_once))
         assert recording["layers.1"].probabilities.shape == (3, 2, 9, 9)
     torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_reentrant_checkpointing_is_refused(classifier, image_tokens, layers):
+    """It makes no graph, and zero must not be taken for the gradient."""
+    classifier.layers, classifier.norms = classifier.layers[:layers], classifier.norms[:layers]
+
+    class Reentrant(type(classifier)):
+        def forward(self, tokens):
+            for attention, norm in zip(self.layers, self.norms, strict=True):
+                normed = norm(tokens)
+                tokens = tokens + torch.utils.checkpoint.checkpoint(attention, normed, normed, use_reentrant=True)
+            return self.head(tokens[:, 0])
+
+    classifier.__class__ = Reentrant
+    with pytest.raises(RuntimeError, match="reentrant checkpointing"):
+        with record(classifier, gradients=True) as recording:
+            targets = class_targets(classifier(image_tokens))
+        recording.reduced_gradients(targets, whole, ["layers.0"])
 
 
 def test_the_graph_is_freed(classifier, image_tokens):
@@ -270,6 +290,59 @@ def test_autocast_cache_does_not_lose_gradients(classifier, image_tokens):
     loss.backward()
     assert all(parameter.grad is not None for parameter in net.parameters())
     assert all(each.isfinite().all() and each.abs().sum() > 0 for each in got.values())
+
+
+def test_gradients_are_not_rounded_by_the_callers_autocast(classifier, image_tokens):
+    net, tokens = classifier.float(), image_tokens.float()
+    with record(net, gradients=True) as recording:
+        targets = class_targets(net(tokens))
+    expected = recording.reduced_gradients(targets, whole)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = recording.reduced_gradients(targets, whole)
+    for module, gradient in expected.items():
+        assert torch.equal(got[module], gradient)
+
+
+def test_a_backward_pass_goes_no_further_than_the_sites_wanted(classifier, image_tokens):
+    with record(classifier, gradients=True) as recording:
+        targets = class_targets(classifier(image_tokens))
+    expected = recording.reduced_gradients(targets, whole)["layers.1"]
+    seen = []
+    got = recording.reduced_gradients(targets, lambda record, gradient: seen.append(record) or gradient, ["layers.1"])
+    assert list(got) == ["layers.1"] and torch.equal(got["layers.1"], expected)
+    assert seen == [recording["layers.1"]]
+
+
+def test_features_on_request(classifier, encoder_decoder, image_tokens, map_tokens):
+    """The tokens that a site's module was called with, (B, N, C) also where the module wants (N, B, C)."""
+    seen = {}
+    hook = classifier.layers[1].register_forward_hook(lambda module, inputs, output: seen.update(x=inputs[0].detach()))
+    with torch.no_grad(), record(classifier, features=True) as recording:
+        classifier(image_tokens)
+    hook.remove()
+    assert list(recording.tokens) == ["layers.0", "layers.1"]
+    assert torch.equal(recording.tokens["layers.1"], seen["x"])
+    with torch.no_grad(), record(encoder_decoder, features=True) as recording:
+        encoder_decoder(map_tokens)
+    assert recording.tokens["cross_attn.0"].shape == (3, 5, 16) and recording.count("query") == 5
+    with torch.no_grad(), record(classifier) as recording:
+        classifier(image_tokens)
+    assert recording.tokens == {}
+
+    class SequenceFirst(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attend = nn.MultiheadAttention(16, 2)
+
+        def forward(self, x):
+            return self.attend(query=x, key=x, value=x)[0]
+
+        def sites(self):
+            return [Site("attend", "dense", "image", "image", "encoder", 0)]
+
+    with torch.no_grad(), record(SequenceFirst(), features=True) as recording:
+        recording.net(image_tokens.float().transpose(0, 1))
+    assert torch.equal(recording.tokens["attend"], image_tokens.float())
 
 
 def test_distributed_data_parallel(classifier, image_tokens):

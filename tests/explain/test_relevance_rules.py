@@ -296,3 +296,56 @@ def test_assignment_by_index_is_refused_rather_than_wrong():
     message = r"assignment by index \(Tensor.__setitem__\) has no relevance rule"
     with pytest.raises(LookupError, match=message), relevance_rules(net, CHEFER, down_to="inputs"):
         net(tokens())
+
+
+def test_pixels_of_padding_cannot_have_another_value():
+    """The rule for pixels shares all relevance of a window among its pixels, and gives padding nothing."""
+
+    class Windows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 2, 2, 2, bias=False).double()
+
+        def forward(self, images):
+            return self.conv(images)
+
+        def sites(self):
+            return []
+
+    torch.manual_seed(0)
+    net, images = Windows(), torch.randn(2, 3, 4, 6, dtype=torch.float64)
+    padding = torch.zeros(2, 4, 6, dtype=torch.bool)
+    padding[1, :, 4:] = True
+    images[1, :, :, 4:] = 0
+    with relevance_rules(net, PLAIN_LRP, "inputs") as forward:
+        outputs = net(images)
+    start = torch.rand_like(outputs)
+    forward.padding = padding
+    with relevance_pass():
+        (found,) = torch.autograd.grad(outputs, forward.inputs[0], start)
+    found, start = found.sum(1), start.sum(1)
+    windows = found.unflatten(1, (2, 2)).unflatten(3, (3, 2)).sum((2, 4))
+    start[1, :, 2] = 0
+    torch.testing.assert_close(windows, start, rtol=1e-6, atol=1e-8)
+    assert found[padding].abs().max() == 0
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+@pytest.mark.parametrize("function", [F.log_softmax, torch.log_softmax, nn.LogSoftmax(-1)], ids=str)
+def test_log_softmax_passes_relevance_on(table, function):
+    """What it takes from all scores alike, the normalisation, is taken as given."""
+
+    class Scores(nn.Module):
+        def forward(self, x):
+            return function(x) if isinstance(function, nn.Module) else function(x, -1)
+
+        def sites(self):
+            return []
+
+    net = Scores()
+    with relevance_rules(net, table, "inputs") as forward:
+        outputs = net(torch.randn(2, 4))
+    start = torch.rand(2, 4)
+    with relevance_pass():
+        (found,) = torch.autograd.grad(outputs, forward.inputs[0], start)
+    assert torch.equal(found, start)

@@ -42,6 +42,33 @@ def test_pairs():
     assert found.rows["image"].tolist() == [0, 0]
 
 
+def test_one_image_and_several_texts_must_be_repeated():
+    with pytest.raises(ValueError, match=r"shape \(1, 3\).*hand in the image 3 times, once for each text"):
+        pair_targets(torch.zeros(1, 3), torch.tensor([2, 3, 4]))
+    with pytest.raises(ValueError, match=r"text_tokens \(3,\), expected one image for each text"):
+        pair_targets(torch.zeros(2, 2), torch.tensor([2, 3, 4]))
+
+
+def test_where_the_scores_come_from():
+    logits = LOGITS.clone().requires_grad_()
+    for targets in (
+        class_targets(logits, torch.tensor([[0, 1], [1, 2]])),
+        pair_targets(logits[:, :2], torch.tensor([5, 7])),
+    ):
+        assert torch.equal(targets.picked.outputs[targets.picked.at], targets.scores)
+        assert not targets.picked.outputs.requires_grad
+
+
+def test_rows_may_be_weights_of_tokens():
+    zero, weights = torch.zeros(2, dtype=torch.int64), torch.tensor([[0.0, 0.5, 0.5], [0.0, 1.0, 0.0]])
+    targets = class_targets(LOGITS, torch.tensor([[0, 1], [1, 2]]), rows={"image": weights})
+    assert targets.rows["image"].tolist() == [[0, 0.5, 0.5]] * 2 + [[0, 1, 0]] * 2
+    with pytest.raises(ValueError, match=r"rows\['image'\] is torch.float32 of shape \(3, 2\), expected a token"):
+        Targets(torch.zeros(2), zero, {"image": torch.zeros(3, 2)})
+    with pytest.raises(ValueError, match="rows\\['image'\\] holds weights that are NaN or infinite"):
+        Targets(torch.zeros(2), zero, {"image": weights / 0})
+
+
 def test_ill_formed_targets():
     zero = torch.zeros(2, dtype=torch.int64)
     with pytest.raises(ValueError, match=r"samples is torch.int64 of shape \(1,\), expected int64 of shape \(2,\)"):

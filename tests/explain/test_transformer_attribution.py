@@ -7,8 +7,9 @@ from torch import nn
 
 from lightning_xai.explain.attn_lrp import AttnLRP
 from lightning_xai.explain.generic_relevance_lrp import GenericRelevanceLRP
-from lightning_xai.explain.input_relevance import FullLRP, on_grid
+from lightning_xai.explain.input_relevance import FullLRP
 from lightning_xai.explain.partial_lrp import PartialLRP
+from lightning_xai.explain.pixel_maps import on_grid
 from lightning_xai.explain.recording import record
 from lightning_xai.explain.site_relevance import reduced_relevances, ruled_recording
 from lightning_xai.explain.streams import Patches, Site, Stream, Words
@@ -305,6 +306,51 @@ def test_detectors_are_explained_sample_by_sample(detector, method):
         torch.testing.assert_close(outputs["pred_logits"], plain)
     assert rows[0].abs().max() > 0
     torch.testing.assert_close(rows[0], rows[1], rtol=1e-4, atol=1e-5 * rows[1].abs().max().item())
+
+
+def test_targets_that_share_a_pass_have_the_relevance_that_they_have_alone(detector):
+    """Three detections of one image and two of the other: one pass for each turn, or one for each target."""
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    mask = torch.zeros(2, 64, 64, dtype=torch.bool)
+    mask[1, :, 40:] = True
+    method = GenericRelevanceLRP(zero_row="identity")
+    with method.recorded(detector) as recording:
+        logits = detector(images, mask)["pred_logits"]
+        samples, queries = torch.tensor([0, 1, 0, 0, 1]), torch.tensor([3, 1, 0, 4, 2])
+        targets = detection_targets(logits, samples, queries)
+        alone = [detection_targets(logits, samples[t : t + 1], queries[t : t + 1]) for t in range(5)]
+    together = method(recording, targets)["image"]
+    for t, one in enumerate(alone):
+        row = method(recording, one)["image"][0]
+        torch.testing.assert_close(together[t], row, rtol=1e-6, atol=1e-8 * row.abs().max().item())
+    assert recording.ruled.separable
+
+
+@pytest.mark.parametrize("count", [7, 5])
+def test_as_many_samples_as_tokens(net, count):
+    """With a batch as large as the sequence no rule can tell the samples apart, and each target is passed alone."""
+    images = torch.randn(count, 3, 8, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+    method = TransformerAttribution()
+    with method.recorded(net) as recording:
+        targets = class_targets(net(images), 1)
+    got = method(recording, targets)["image"]
+    assert recording.ruled.separable == (count != 7)
+    with method.recorded(net) as recording:
+        targets = class_targets(net(images[4:5]), 1)
+    torch.testing.assert_close(got[4], method(recording, targets)["image"][0])
+
+
+def test_padding_takes_no_relevance(detector):
+    images = torch.randn(1, 3, 64, 96, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    mask = torch.zeros(1, 64, 96, dtype=torch.bool)
+    mask[..., 40:] = True
+    images[..., 40:] = 0
+    method = FullLRP()
+    with method.recorded(detector) as recording:
+        logits = detector(images, mask)["pred_logits"]
+        targets = detection_targets(logits, torch.tensor([0, 0]), torch.tensor([2, 3]))
+    pixels = method.pixels(recording, targets)
+    assert pixels[..., 40:].abs().max() == 0 and (pixels[..., :40] != 0).float().mean() > 0.9
 
 
 def test_words_have_the_relevance_of_their_embeddings():

@@ -18,7 +18,7 @@ from lightning_xai.explain.rollout import Rollout
 from lightning_xai.explain.streams import Patches
 from lightning_xai.explain.targets import pair_targets
 from lightning_xai.explain.transformer_attribution import TransformerAttribution
-from lightning_xai.nets.clip import CLIP, build_clip
+from lightning_xai.nets.clip import CLIP, build_clip, load_clip_checkpoint, new_clip
 from lightning_xai.nets.clip_checkpoints import clip_from_openai, read_openai_weights
 
 WORDS, CONTEXT, PATCH, SIDE, EMBED = 30, 8, 4, 3, 20
@@ -140,7 +140,7 @@ def test_sites_streams_and_the_tokens_that_are_read():
     assert torch.equal(text, text.tril()) and torch.allclose(text.sum(-1), torch.ones(2, 1, CONTEXT))
     streams = clip.streams(outputs)
     assert streams["image"].layout == Patches((3, 3), prefix=1)
-    assert streams["text"].layout.texts == (("#28", "#3", "#4", "#29"), ("#28", "#7", "#29"))
+    assert streams["text"].layout.texts == (("#28 ", "#3 ", "#4 ", "#29 "), ("#28 ", "#7 ", "#29 "))
     places = {name: tokens.tolist() for name, tokens in clip.readout(outputs).items()}
     assert places == {"image": [0, 0], "text": [3, 2]}
 
@@ -218,8 +218,8 @@ def test_every_method_explains_pairs_whatever_the_batch(method):
     if not isinstance(method, AttentionGradCAM | PartialLRP):  # which cut off what is negative, at times all
         assert all(relevance.any() for relevance in together.relevance.values())
     assert [[word for word, _ in together.words(i)] for i in range(2)] == [
-        ["#28", "#3", "#4", "#29"],
-        ["#28", "#7", "#29"],
+        ["#28 ", "#3 ", "#4 ", "#29 "],
+        ["#28 ", "#7 ", "#29 "],
     ]
     for i, end in enumerate((3, 2)):
         assert not together.relevance["text"][i, end + 1 :].any()
@@ -228,3 +228,63 @@ def test_every_method_explains_pairs_whatever_the_batch(method):
             assert together.relevance[stream][i].isfinite().all()
             ours, theirs = alone.relevance[stream][0], together.relevance[stream][i]
             assert torch.allclose(ours, theirs, rtol=1e-6, atol=1e-9), stream
+
+
+def test_a_new_network_has_the_sizes_of_the_published_one():
+    """ViT-B/32 by the number of its parameters, as OpenAI's file has it."""
+    with torch.device("meta"):
+        net = new_clip(list(map(str, range(49408 - 2))))
+    assert sum(parameter.numel() for parameter in net.parameters()) == 151_277_313
+    assert (net.context, net.image_size) == (77, 224)
+
+
+def tiny_clip(seed: int = 0, **changes) -> CLIP:
+    torch.manual_seed(seed)
+    sizes = {"width": 16, "layers": 1, "heads": 2, "text_width": 16, "text_layers": 1, "text_heads": 2, "context": 5}
+    return new_clip(["a", "star"], **{"image_size": 16, "patch_size": 8, "embed_dim": 4, **sizes, **changes}).eval()
+
+
+def test_words_and_marks_of_the_text():
+    net = tiny_clip()
+    outputs = net(torch.zeros(2, 3, 16, 16), net.tokens(["a star", "star"]))
+    words = net.streams(outputs)["text"].layout
+    assert words.texts == (
+        ("<|startoftext|>", "a ", "star ", "<|endoftext|>"),
+        ("<|startoftext|>", "star ", "<|endoftext|>"),
+    )
+    assert set(words.marks) == {"<|startoftext|>", "<|endoftext|>"}
+    with pytest.raises(ValueError, match="cannot read 'a cat': build it with its vocabulary"):
+        CLIP(net.net).tokens(["a cat"])
+
+
+def test_weights_of_every_origin_are_loaded(tmp_path):
+    net, other = tiny_clip(0), tiny_clip(1)
+    torch.save({"state_dict": {f"net.{key}": value for key, value in net.state_dict().items()}}, tmp_path / "ours.ckpt")
+    net.net.save_pretrained(tmp_path / "folder")
+    for place in ("ours.ckpt", "folder"):
+        other = tiny_clip(1)
+        load_clip_checkpoint(other, tmp_path / place)
+        assert all(torch.equal(other.state_dict()[key], value) for key, value in net.state_dict().items())
+
+    torch.save(openai_weights(), tmp_path / "openai.pt")
+    published = clip_from_openai(openai_weights())
+    sizes = {"image_size": SIDE * PATCH, "patch_size": PATCH, "width": 128, "text_width": 64, "embed_dim": EMBED}
+    layers = {"layers": 2, "text_layers": 2, "heads": 2, "text_heads": 1, "context": CONTEXT}
+    same = new_clip([str(i) for i in range(WORDS - 2)], **sizes, **layers)
+    load_clip_checkpoint(same, tmp_path / "openai.pt")
+    images = torch.randn(2, 3, SIDE * PATCH, SIDE * PATCH)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            same.eval()(images, TEXTS)["logits_per_image"], CLIP(published)(images, TEXTS)["logits_per_image"]
+        )
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path):
+    torch.save(openai_weights(), tmp_path / "openai.pt")
+    net = tiny_clip()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    with pytest.raises(ValueError, match=r"openai.pt' does not fit this CLIP model .*unexpected .*other shapes"):
+        load_clip_checkpoint(net, tmp_path / "openai.pt")
+    assert all(torch.equal(net.state_dict()[key], value) for key, value in before.items())
+    with pytest.raises(FileNotFoundError, match=r"'none\.pt' does not exist"):
+        load_clip_checkpoint(net, "none.pt")
