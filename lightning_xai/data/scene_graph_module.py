@@ -1,0 +1,202 @@
+"""Scene graphs of images with their captions: MSCOCO and Visual Genome as asg2cap laid them out."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from lightning_xai.data.abstract_graph import MAX_NODES
+from lightning_xai.data.detection_loader import detection_loader
+from lightning_xai.data.node_features import BoxFeatures, ImageFeatures
+from lightning_xai.data.samplers import EvaluationSampler, TrainingSampler, resume_position, strided_order
+from lightning_xai.data.scene_graph import SceneGraphs, collate_scene_graphs
+from lightning_xai.data.scene_graph_files import read_references
+from lightning_xai.data.vocabulary import Vocabulary
+
+
+class CaptionedGraphs(pl.LightningDataModule):
+    """Loaders over data sets of `scene_graph_sample`, which a subclass makes: see `dataset`.
+
+    batch_size is per process. Training samples are shuffled by seed and epoch, alike for any number of processes and
+    after a resume in mid-epoch; evaluation takes each sample once.
+    """
+
+    vocabulary: Vocabulary
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        eval_batch_size: int | None = None,
+        num_workers: int = 2,
+        prefetch_factor: int = 2,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
+        self.num_workers, self.prefetch_factor, self.seed = num_workers, prefetch_factor, seed
+
+    @abstractmethod
+    def dataset(self, split: str) -> Dataset:
+        """The samples of "train", "val", "test" or "predict", by index or (epoch, index); the same object each time."""
+
+    @abstractmethod
+    def references(self, split: str) -> dict[str, list[str]]:
+        """What a caption of each sample of a split is compared with, by the sample's name."""
+
+    @property
+    def train_set(self) -> Dataset:
+        return self.dataset("train")
+
+    @property
+    def val_set(self) -> Dataset:
+        return self.dataset("val")
+
+    def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Samples as a batch, see `collate_scene_graphs`."""
+        return collate_scene_graphs(samples)
+
+    def train_dataloader(self) -> DataLoader:
+        dataset = self.train_set
+        rank, replicas = self._process()
+        if len(dataset) < self.batch_size * replicas:
+            raise ValueError(
+                f"{len(dataset)} samples do not fill one batch of batch_size={self.batch_size} on {replicas} "
+                "process(es); lower it."
+            )
+        epoch, batches = resume_position(self.trainer)
+        order = partial(strided_order, len(dataset), rank=rank, replicas=replicas, seed=self.seed)
+        sampler = TrainingSampler(order, start=(epoch, batches * self.batch_size))
+        return self._loader(dataset, sampler, self.batch_size, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> DataLoader:
+        return self._evaluation_loader("test")
+
+    def predict_dataloader(self) -> DataLoader:
+        return self._evaluation_loader("predict")
+
+    def _process(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _evaluation_loader(self, split: str) -> DataLoader:
+        dataset = self.dataset(split)
+        sampler = EvaluationSampler(len(dataset), self.eval_batch_size, *self._process())
+        return self._loader(dataset, sampler, self.eval_batch_size)
+
+    def _loader(self, dataset: Dataset, sampler: Sampler, batch_size: int, drop_last: bool = False) -> DataLoader:
+        return detection_loader(
+            dataset, sampler, batch_size, self.num_workers, self.collate, self.trainer, drop_last, self.prefetch_factor
+        )
+
+
+class SceneGraphModule(CaptionedGraphs):
+    """MSCOCO's or Visual Genome's scene graphs with the published features.
+
+    Args:
+        root: Folder with `annotation/controllable/` (`regionfiles/`, `public_split/`, `int2word.npy`, `word2int.json`),
+            `ordered_feature/MP/` and `ordered_feature/SA/`.
+        annotations, image_features, box_features: Where these are when not in `root`; the last is the folder of
+            `<image id>.jpg.hdf5`.
+        image_feature_name, box_feature_name: The kind of features that is taken of those in `root`.
+        train_split, val_split, test_split: Names of splits in file names; EGA is tested on `val_sub`, and with a
+            classifier repaired by debug sets on `val_sub_opt`.
+        boxes: "inclusive" if boxes end at their last pixel (MSCOCO), "exclusive" if behind it (Visual Genome).
+        max_nodes, max_words: See `SceneGraphs`; 25 words for MSCOCO, 15 for Visual Genome.
+        pictures: Folder of the pictures themselves, which are needed only to be drawn upon.
+        batch_size, eval_batch_size, num_workers, prefetch_factor, seed: See `CaptionedGraphs`.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike | None = None,
+        annotations: str | os.PathLike | None = None,
+        image_features: str | os.PathLike | None = None,
+        box_features: str | os.PathLike | None = None,
+        image_feature_name: str = "resnet101.ctrl",
+        box_feature_name: str = "X_101_32x8d",
+        train_split: str = "trn",
+        val_split: str = "val",
+        test_split: str = "tst",
+        boxes: Literal["inclusive", "exclusive"] = "inclusive",
+        max_nodes: int = MAX_NODES,
+        max_words: int = 25,
+        pictures: str | os.PathLike | None = None,
+        batch_size: int = 128,
+        eval_batch_size: int | None = None,
+        num_workers: int = 2,
+        prefetch_factor: int = 2,
+        seed: int = 0,
+    ):
+        super().__init__(batch_size, eval_batch_size, num_workers, prefetch_factor, seed)
+        if boxes not in ("inclusive", "exclusive"):
+            raise ValueError(f'boxes is "inclusive" (they end at their last pixel) or "exclusive", not {boxes!r}.')
+        usual = None if root is None else Path(root)
+        features = usual and usual / "ordered_feature"
+        self.annotations = _place(annotations, usual and usual / "annotation" / "controllable", "annotations")
+        self.image_features = _place(
+            image_features, features and features / "MP" / image_feature_name, "image_features"
+        )
+        self.box_features = BoxFeatures(
+            _place(box_features, features and features / "SA" / box_feature_name / "objrels", "box_features")
+        )
+        self.splits = {"train": train_split, "val": val_split, "test": test_split, "predict": test_split}
+        self.inclusive, self.max_nodes, self.max_words = boxes == "inclusive", max_nodes, max_words
+        self.pictures = None if pictures is None else Path(pictures)
+        self._sets: dict[str, SceneGraphs] = {}
+        self._vocabulary: Vocabulary | None = None
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The words of `int2word.npy` and `word2int.json`, which must agree where both are there."""
+        if self._vocabulary is None:
+            words, numbers = self.annotations / "int2word.npy", self.annotations / "word2int.json"
+            if numbers.is_file() and not words.is_file():
+                self._vocabulary = Vocabulary.read_json(numbers)
+            else:
+                self._vocabulary = Vocabulary.read(words, numbers if numbers.is_file() else None)
+        return self._vocabulary
+
+    def dataset(self, split: str) -> SceneGraphs:
+        name = self.splits[split]
+        if name not in self._sets:
+            self._sets[name] = SceneGraphs(
+                self.annotations / "regionfiles" / f"{name}_names.npy",
+                self.annotations / "regionfiles",
+                ImageFeatures(
+                    self.annotations / "public_split" / f"{name}_names.npy", self.image_features / f"{name}_ft.npy"
+                ),
+                self.box_features,
+                self.vocabulary,
+                self.max_nodes,
+                self.max_words,
+                self.inclusive,
+            )
+        return self._sets[name]
+
+    def references(self, split: str) -> dict[str, list[str]]:
+        """From `cleaned_<split>_region_descriptions.json` if it is among the annotations, else the regions' phrases."""
+        dataset = self.dataset(split)
+        cleaned = self.annotations / f"cleaned_{self.splits[split]}_region_descriptions.json"
+        return read_references(cleaned, dataset.samples) if cleaned.is_file() else dataset.references()
+
+    def picture(self, split: str, index: int) -> Path | None:
+        """The picture's file that sample `index` of a split is of; None without a folder of pictures."""
+        return self.pictures and self.pictures / self.dataset(split).picture_name(index)
+
+
+def _place(given: str | os.PathLike | None, usual: Path | None, name: str) -> Path:
+    place = usual if given is None else Path(given)
+    if place is None:
+        raise ValueError(f"neither root nor {name} is given, so there is no place to read {name} from.")
+    if not place.is_dir():
+        raise FileNotFoundError(f"{place}: no such folder; name the {name} of the published layout.")
+    return place

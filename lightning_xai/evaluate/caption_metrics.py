@@ -1,0 +1,112 @@
+"""The usual table of caption metrics, each against one or more references an image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from lightning_xai.evaluate.bleu import bleu, bleu_counts, bleu_of
+from lightning_xai.evaluate.cider import cider, cider_d, cider_scores
+from lightning_xai.evaluate.java_metrics import meteor, spice
+from lightning_xai.evaluate.rouge_l import rouge_l
+
+Sentences = Sequence[str]
+References = Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class CaptionScores:
+    """Scores of a corpus by metric, and of each caption in the order of `names`."""
+
+    corpus: dict[str, float]
+    each: dict[str, list[float]]
+    names: tuple[str, ...]
+
+
+def _bleu(captions: Sentences, references: References) -> tuple[dict[str, float], dict[str, list[float]]]:
+    each = [bleu_of(bleu_counts(caption, known)) for caption, known in zip(captions, references, strict=True)]
+    titles = [f"BLEU-{n}" for n in range(1, 5)]
+    corpus = dict(zip(titles, bleu(captions, references), strict=True))
+    return corpus, {title: list(column) for title, column in zip(titles, zip(*each, strict=True), strict=True)}
+
+
+def _mean(title: str, scores: list[float]) -> tuple[dict[str, float], dict[str, list[float]]]:
+    return {title: sum(scores) / len(scores)}, {title: scores}
+
+
+def _rouge_l(captions: Sentences, references: References) -> tuple[dict[str, float], dict[str, list[float]]]:
+    return _mean("ROUGE-L", [rouge_l(*pair) for pair in zip(captions, references, strict=True)])
+
+
+def _cider_d(captions: Sentences, references: References) -> tuple[dict[str, float], dict[str, list[float]]]:
+    # what coco-caption calls CIDEr is CIDEr-D, and so do the tables of papers
+    return _mean("CIDEr", cider_scores(captions, references, score=cider_d))
+
+
+def _cider_plain(captions: Sentences, references: References) -> tuple[dict[str, float], dict[str, list[float]]]:
+    return _mean("CIDEr (plain)", cider_scores(captions, references, score=cider))
+
+
+def _meteor(captions: Sentences, references: References, jar=None) -> tuple[dict[str, float], dict[str, list[float]]]:
+    corpus, each = meteor(captions, references, jar)
+    return {"METEOR": corpus}, {"METEOR": each}
+
+
+def _spice(captions: Sentences, references: References, jar=None) -> tuple[dict[str, float], dict[str, list[float]]]:
+    corpus, each = spice(captions, references, jar)
+    return {"SPICE": corpus}, {"SPICE": each}
+
+
+METRICS: dict[str, Callable] = {
+    "bleu": _bleu,
+    "rouge_l": _rouge_l,
+    "cider": _cider_d,
+    "cider_plain": _cider_plain,
+    "meteor": _meteor,
+    "spice": _spice,
+}
+WITHOUT_JAVA = ("bleu", "rouge_l", "cider")
+
+
+def caption_scores(
+    predictions: Mapping[str, str],
+    references: Mapping[str, Sequence[str]],
+    metrics: Sequence[str] = WITHOUT_JAVA,
+    jars: Mapping[str, str] | None = None,
+) -> CaptionScores:
+    """Score captions by image name against the references of that name, words being what stands between blanks.
+
+    BLEU, ROUGE-L, METEOR and SPICE are in [0, 1], CIDEr in [0, 10]; papers print them times 100. "cider" is
+    coco-caption's, that is CIDEr-D, and tells rare words by the references of the predicted images. References without
+    a prediction are left aside. jars: the Java program of "meteor" or "spice", see `java_metrics`.
+
+    Raises ValueError for no prediction, one without references, or an unknown metric, and JavaMetricMissing.
+    """
+    unknown = [metric for metric in metrics if metric not in METRICS]
+    if unknown:
+        raise ValueError(f"no caption metric {unknown[0]!r}; there are: {', '.join(METRICS)}.")
+    if not predictions:
+        raise ValueError("there is no caption to score; predict at least one.")
+    alone = [name for name in predictions if not references.get(name)]
+    if alone:
+        raise ValueError(f"{len(alone)} of {len(predictions)} captions have no reference (first: {alone[0]!r}).")
+    names = tuple(predictions)
+    captions, known = [predictions[name] for name in names], [list(references[name]) for name in names]
+    corpus: dict[str, float] = {}
+    each: dict[str, list[float]] = {}
+    for metric in metrics:
+        jar = {"jar": jars[metric]} if jars and metric in jars else {}
+        of_corpus, of_each = METRICS[metric](captions, known, **jar)
+        corpus |= of_corpus
+        each |= of_each
+    return CaptionScores(corpus, each, names)
+
+
+def vocabulary_size(captions: Sentences) -> int:
+    """How many different words the captions use."""
+    return len({word for caption in captions for word in caption.split()})
+
+
+def mean_length(captions: Sentences) -> float:
+    """Words of a caption on average."""
+    return sum(len(caption.split()) for caption in captions) / len(captions)

@@ -1,0 +1,53 @@
+"""Captions: each sample once, on one process and on two."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from lightning_xai.evaluate.collected_captions import CollectedCaptions
+
+
+def test_each_sample_counts_once_and_in_the_order_of_the_data_set():
+    captions = CollectedCaptions()
+    captions.add(torch.tensor([5, 2]), ("e", "b"), ("five", "two"), (("5",), ("2", "II")))
+    captions.add([2], ["b"], ["again"], [["no"]])
+    predictions, references = captions.gathered()
+    assert list(predictions.items()) == [("b", "two"), ("e", "five")]
+    assert references == {"b": ["2", "II"], "e": ["5"]}
+
+
+def test_what_cannot_be_collected():
+    captions = CollectedCaptions()
+    with pytest.raises(ValueError, match="no caption was written"):
+        captions.gathered()
+    captions.add([0, 1], ["a", "a"], ["x", "y"], [["r"], ["r"]])
+    with pytest.raises(ValueError, match="two samples are called 'a'"):
+        captions.gathered()
+
+
+def process(rank: int, folder: str) -> None:
+    """One of two processes, which share sample 2."""
+    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    captions = CollectedCaptions()
+    numbers = [0, 2] if rank == 0 else [2, 1]
+    names = [f"n{number}" for number in numbers]
+    captions.add(numbers, names, [f"by {rank}"] * 2, [[name] for name in names])
+    predictions, references = captions.gathered()
+    assert list(predictions.items()) == [("n0", "by 0"), ("n1", "by 1"), ("n2", "by 0")]
+    assert references == {"n0": ["n0"], "n1": ["n1"], "n2": ["n2"]}
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes(tmp_path):
+    workers = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(2)]
+    try:
+        assert [worker.wait(100) for worker in workers] == [0, 0]
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
+if __name__ == "__main__":
+    process(int(sys.argv[1]), sys.argv[2])
