@@ -12,7 +12,8 @@ from lightning_xai.draw.reconstruction import ReconstructionRow, draw_reconstruc
 class Reconstructions(pl.Callback):
     """Draw original, visible patches and reconstruction in the validation of every n-th epoch and the last.
 
-    Shown are the `samples` images with the smallest indices that the first process validates on. The module must have
+    Shown are `samples` of the images that the first process validates on, chosen by a hash of their index: those of
+    one class often follow each other. The module must have
     `reconstruction(batch)`, see `MAEPretraining`; it is run once more for these images, without gradients, in eval
     mode, on the first process alone. The picture goes to all loggers and to the run's folder.
     """
@@ -37,11 +38,11 @@ class Reconstructions(pl.Callback):
         if self._complete or trainer.sanity_checking or not trainer.is_global_zero:
             return
         for identity, image in zip(batch["index"].tolist(), batch["images"], strict=True):
-            if len(self.watched) >= self.samples and identity >= max(self.watched):
+            if len(self.watched) >= self.samples and _place(identity) >= max(map(_place, self.watched)):
                 continue
             self.watched[identity] = image.cpu().clone()
             if len(self.watched) > self.samples:
-                del self.watched[max(self.watched)]
+                del self.watched[max(self.watched, key=_place)]
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero or not self.watched:
@@ -65,3 +66,8 @@ class Reconstructions(pl.Callback):
         if made.scaled:
             title += "; reconstructed patches are shown with the mean and contrast of the original ones"
         log_picture(trainer, "reconstructions", draw_reconstructions(rows, title), trainer.global_step)
+
+
+def _place(identity: int) -> int:
+    """Where an image stands in the order of choice: neighbours are far apart, by Knuth's multiplicative hash."""
+    return identity * 2_654_435_761 % 2**32

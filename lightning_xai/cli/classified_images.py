@@ -27,7 +27,15 @@ def classified_images(
     The file in the folder `cache` is named after everything the numbers depend on: the network and its weights, the
     files with their sizes and times, the trainer's precision, and `described` (in words, how images are prepared).
     Images that cannot be read are left out.
+
+    Raises: ValueError where the trainer would predict a part of them only.
     """
+    limit = trainer.limit_predict_batches
+    if isinstance(limit, int) or limit < 1:  # 1 is one batch, 1.0 all of them
+        raise ValueError(
+            f"limit_predict_batches={limit} would leave images of {pictures.where} out; give a smaller folder "
+            "to look at fewer."
+        )
     file = cache / f"features_{features_key(task, trainer, pictures, described)}.npz"
     if not file.is_file():
         module = ImageFolderModule(

@@ -12,7 +12,7 @@ from lightning_xai.data.debugset_manifest import Entry, shortages
 from lightning_xai.data.debugset_selection import SELECTIONS, ClassifiedImages, plan_failures, plan_selection
 
 # How images are loaded, which their features do not depend on.
-LOADING = ("batch_size", "eval_batch_size", "num_workers", "prefetch_factor")
+LOADING = ("batch_size", "eval_batch_size", "num_workers", "prefetch_factor", "max_bad_images")
 GENERATION, FROM_PEOPLE = "lightning_xai.cli.debugset_generation", "lightning_xai.cli.debugset_people"
 # word -> (what it does, module and function that run it)
 WORDS = {
@@ -165,7 +165,7 @@ def _judged(
     batch_size = getattr(data, "eval_batch_size", None) or data.batch_size
     judged = []
     for folder in folders:
-        pictures = ImageFolder([folder], data.class_names, data.evaluation_transform)
+        pictures = ImageFolder([folder], data.class_names, data.evaluation_transform, **getattr(data, "reading", {}))
         cache = options.features or cli.run_dir / "features"
         judged.append(
             classified_images(cli.model, cli.trainer, pictures, cache, described, batch_size, data.num_workers)

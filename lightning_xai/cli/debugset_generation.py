@@ -31,10 +31,10 @@ MISSING_GENERATOR = (
 def generate(strategy: str, words: list[str]) -> int:
     """G-LLM, G-TG, G-LLM-prompt, G-TG-human-prompt."""
     parser = _parser(strategy)
-    parser.add_argument("--generator", type=ImageGenerator | None, help="draws the images")
+    parser.add_argument("--generator", type=ImageGenerator, help="draws the images")
     parser.add_argument("--size", type=tuple[int, int] | None, help="[height, width] (default: the generator's own)")
     parser.add_argument("--batch_size", type=int, default=8, help="prompts that the generator gets at once")
-    parser.add_argument("--overwrite", type=bool, default=False, help="replace another debug set in that folder")
+    parser.add_argument("--overwrite", action="store_true", help="replace another debug set in that folder")
     options = parser.instantiate_classes(parser.parse_args(words))
     if options.generator is None:
         raise MissingProvider(MISSING_GENERATOR.format(strategy=strategy))
@@ -87,8 +87,8 @@ def ingest(command: str, words: list[str]) -> int:
     )
     parser.add_argument("--out", type=str, required=True, help="folder of the debug set")
     parser.add_argument("--provider", type=str, default="import", help="what drew them, for the manifest")
-    parser.add_argument("--skip_missing", type=bool, default=False, help="leave out prompts without an image")
-    parser.add_argument("--overwrite", type=bool, default=False, help="replace another debug set in that folder")
+    parser.add_argument("--skip_missing", action="store_true", help="leave out prompts without an image")
+    parser.add_argument("--overwrite", action="store_true", help="replace another debug set in that folder")
     options = parser.parse_args(words)
     entries = read_entries(options.prompts)
     images = FolderImages(options.images, options.index or options.prompts)
@@ -122,7 +122,7 @@ def _parser(strategy: str, command: str | None = None, out: str = "folder of the
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--templates", type=list[str] | None, help="prompts with {subject} (and {concept})")
     if known.concepts == "listed":
-        parser.add_argument("--lister", type=ConceptLister | None, help="lists concepts of a class")
+        parser.add_argument("--lister", type=ConceptLister, help="lists concepts of a class")
     if known.concepts == "human":
         parser.add_argument("--concepts", type=str | None, help="JSON file with valid and confounded concepts")
         parser.add_argument(
@@ -131,7 +131,7 @@ def _parser(strategy: str, command: str | None = None, out: str = "folder of the
     if known.concepts:
         parser.add_argument("--concepts_per_class", type=int, default=10)
     if known.learned_word:
-        parser.add_argument("--learner", type=TokenLearner | None, help="learns a word for each class")
+        parser.add_argument("--learner", type=TokenLearner, help="learns a word for each class")
         parser.add_argument("--training_images", type=str | None, help="folder of classes that words are learned from")
     return parser
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_xai.data.class_folders import classes_of, pictures_in
+from lightning_xai.data.class_folders import classes_of, named, pictures_in
 from lightning_xai.data.concepts import class_concepts, write_concepts
 from lightning_xai.data.crowd_tasks import CrowdAnswer, read_answers, read_crowd_tasks
 from lightning_xai.data.difficulty import image_difficulties, read_names, without_hard, write_names
@@ -25,18 +25,16 @@ def concepts(command: str, words: list[str]) -> int:
     parser.add_argument("--keep", type=int, default=10, help="concepts of each kind and class (default: 10)")
     parser.add_argument("--out", type=Path, required=True, help="JSON file for G-TG-human-prompt --concepts")
     options = parser.parse_args(words)
-    class_of = {
-        Path(picture).stem: name
-        for name in classes_of(options.failures)
-        for picture in pictures_in(options.failures / name)
-    }
+    class_of = _classes_of_failures(options.failures)
     model, human = _answers(options.model_tasks), _answers(options.human_tasks)
+    images = {answer.image for answer in (*model, *human)}
+    if strange := sorted(images - class_of.keys()):
+        print(f"{len(strange)} images with answers are none of {options.failures}: {named(strange)}.", file=sys.stderr)
     found = class_concepts(model, human, class_of, options.keep)
     if not found:
-        shown = ", ".join(sorted({answer.image for answer in (*model, *human)})[:3])
         raise ValueError(
-            f"no picture in {options.failures} has answers in both files of tasks, whose images are called {shown}, "
-            "...; a task's metadata.filename should be p1_<image name>__<anything>.jpg."
+            f"no picture in {options.failures} has answers in both files of tasks, whose images are called "
+            f"{named(sorted(images))}; a task's metadata.filename should be p1_<image name>__<anything>.jpg."
         )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_concepts(options.out, found)
@@ -87,6 +85,19 @@ def _write_split(options: argparse.Namespace, scores: dict[str, float]) -> None:
         np.save(options.features_out, rows[stay])
     write_names(options.split_out, [name for name, kept in zip(names, stay, strict=True) if kept])
     print(f"{stay.sum()} of {len(names)} images stay at threshold {options.threshold:g}: {options.split_out}")
+
+
+def _classes_of_failures(folder: Path) -> dict[str, str]:
+    """The class of each picture by the name that crowd tasks call it by: its file's without ending."""
+    file_of: dict[str, Path] = {}
+    for name in classes_of(folder):
+        for picture in pictures_in(folder / name):
+            file = folder / name / picture
+            if (other := file_of.setdefault(file.stem, file)) is not file:
+                raise ValueError(
+                    f"{other} and {file} have one name, by which tasks cannot tell them apart; rename one."
+                )
+    return {stem: file.relative_to(folder).parts[0] for stem, file in file_of.items()}
 
 
 def _answers(file: Path) -> list[CrowdAnswer]:

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -92,12 +93,23 @@ def augmentation_policy(name: str, size: int) -> Any:
         "interpolation": Image.Resampling.BICUBIC,
     }
     try:
-        return build(name, options)
+        policy = build(name, options)
     except (AssertionError, ValueError, KeyError) as error:
         raise ValueError(
             f"auto_augment='{name}' is no policy of timm: expected one such as 'rand-m9-mstd0.5-inc1', 'original', "
             f"'augmix-m3-w3' or '3a' ({error})"
         ) from error
+    for operation in policy.ops if hasattr(policy, "ops") else chain.from_iterable(policy.policy):
+        if operation.aug_fn is auto_augment.posterize:
+            operation.aug_fn = posterize
+    return policy
+
+
+def posterize(picture: Image.Image, bits: int, **options: Any) -> Image.Image:
+    """timm's operation, also with 0 bits, which its strongest level keeps and Pillow refuses since 13: black."""
+    from timm.data import auto_augment
+
+    return auto_augment.posterize(picture, bits, **options) if bits else picture.point(lambda value: 0)
 
 
 def box_eraser(probability: float, count: int = 1) -> Any:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 KINDS = ("object", "attribute", "relationship")
+HIGHEST_RATING = 5.0
 _PICTURE = re.compile(r"^[^_]+_(?P<image>.+?)__")
 
 
@@ -75,17 +76,19 @@ def rating_of(task: dict[str, Any]) -> float | None:
     """The relevance rating; None where the field is empty or missing.
 
     Raises:
-        ValueError: the field holds no finite number; the message names the task.
+        ValueError: the field holds no number, or one below 0 or above 5; the message names the task.
     """
     given = annotations(task).get("Relevance Rating")
-    if not given or not str(given).strip():
+    if given is None or not str(given).strip():
         return None
     try:
         rating = float(given)
     except (TypeError, ValueError):
         rating = math.nan
-    if not math.isfinite(rating):
-        raise ValueError(f"task {_name(task)}: relevance rating {given!r} should be a number from 1 to 5.")
+    if not 0 <= rating <= HIGHEST_RATING:
+        raise ValueError(
+            f"task {_name(task)}: relevance rating {given!r} should be a number from 1 to {HIGHEST_RATING:g}."
+        )
     return rating
 
 

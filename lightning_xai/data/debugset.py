@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lightning_xai.data.debugset_manifest import MANIFEST, Entry, manifest_text
+from lightning_xai.data.debugset_manifest import MANIFEST, Entry, check_below, manifest_text
 from lightning_xai.data.image_generators import ImageGenerator
 
 FILES = ("copy", "symlink")
@@ -39,7 +39,8 @@ def write_debugset(
         overwrite: replace a debug set of other entries at `out`.
 
     Raises:
-        ValueError: two entries share a path, a class is not one of `class_names`, or prompts come without generator.
+        ValueError: two entries share a path, a path or class leads out of the folder, a class is not one of
+            `class_names`, or prompts come without generator.
         FileExistsError: `out` holds something else.
         OSError: an image cannot be copied or written.
     """
@@ -85,7 +86,11 @@ def _check(entries: Sequence[Entry], class_names: Sequence[str], generator: Imag
     path, times = Counter(entry.path for entry in entries).most_common(1)[0]
     if times > 1:
         raise ValueError(f"{times} images of the debug set would be {path!r}; every image needs a path of its own.")
+    for name in class_names:
+        if Path(name).name != name or name in (".", ".."):
+            raise ValueError(f"class {name!r} cannot be the name of a folder; give names without '/'.")
     for entry in entries:
+        check_below(entry.path, "debug set")
         if entry.class_name not in class_names:
             raise ValueError(f"{entry.path}: class {entry.class_name!r} is none of {', '.join(class_names)}.")
         if (entry.source is None) == (entry.prompt is None):

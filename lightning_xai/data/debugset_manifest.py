@@ -70,7 +70,7 @@ def read_entries(file: str | os.PathLike) -> list[Entry]:
                 f"{file}, line {number}: no entry of a debug set ({error}); it should be a JSON object with "
                 "path, class, strategy and rank."
             ) from None
-        _check_below(entries[-1].path, f"{file}, line {number}")
+        check_below(entries[-1].path, f"{file}, line {number}")
     return entries
 
 
@@ -94,6 +94,7 @@ def shortages(entries: Sequence[Entry], class_names: Sequence[str], count: int) 
     ]
 
 
-def _check_below(path: str, where: str) -> None:
+def check_below(path: str, where: str) -> None:
+    """Raises ValueError, which begins with `where`, for a path that leads out of the debug set's folder."""
     if Path(path).is_absolute() or ".." in Path(path).parts:
         raise ValueError(f"{where}: path {path!r} should lie below the debug set's folder.")

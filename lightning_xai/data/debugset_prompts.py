@@ -149,7 +149,8 @@ def _require(
     if known.learned_word and learner is None:
         raise MissingProvider(
             f"{strategy} needs a token learner: give `--learner EmbeddingFolder --learner.folder DIR` (one "
-            "<class name>.safetensors a class), `--learner TextualInversion --learner.model DIR` (learns here), or "
+            "<class name>.safetensors a class), `--learner TextualInversion --learner.model DIR "
+            "--learner.folder DIR --training_images DIR` (learns here from a local Stable Diffusion), or "
             "`--learner ClassNameToken` (the class's own name)."
         )
 

@@ -4,6 +4,7 @@ Source: the strategies S-Random, S-Similarity and S-Active-Learning of explanati
 that of Data-Centric Debugging (Singla et al., 2022).
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,20 +176,24 @@ def plan_selection(
 def plan_failures(images: ClassifiedImages, class_names: Sequence[str]) -> list[Entry]:
     """Entries of the misclassified images, by class and the probability of the wrong answer, highest first.
 
-    They keep their names, by which crowd tasks refer to them; `score` is that probability, `note` the wrong answer.
+    They keep their names, by which crowd tasks refer to them; where several have one, as `00000001.jpg` of each class
+    of Places, the class goes before it. `score` is that probability, `note` the wrong answer.
     """
     images = images.in_order()
     shifted = np.exp(images.logits.astype(np.float64) - images.logits.max(1, keepdims=True))
     probabilities = shifted / shifted.sum(1, keepdims=True)
+    failed = misclassified(images.logits, images.labels)
+    times = Counter(Path(images.paths[place]).stem for place in np.flatnonzero(failed))
     entries = []
     for label, name in enumerate(class_names):
-        members = np.flatnonzero(misclassified(images.logits, images.labels) & (images.labels == label))
+        members = np.flatnonzero(failed & (images.labels == label))
         wrong, wrongly = images.logits[members].argmax(1), probabilities[members].max(1)
         for rank, place in enumerate(np.argsort(-wrongly, kind="stable").tolist()):
             source = images.paths[members[place]]
+            file = Path(source)
             entries.append(
                 Entry(
-                    path=f"{name}/{Path(source).name}",
+                    path=f"{name}/{file.name}" if times[file.stem] == 1 else f"{name}/{name}_{file.name}",
                     class_name=name,
                     strategy="failures",
                     rank=rank,

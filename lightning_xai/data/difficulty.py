@@ -11,9 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_xai.data.crowd_tasks import rating_of
-
-HIGHEST_RATING = 5.0
+from lightning_xai.data.crowd_tasks import HIGHEST_RATING, rating_of
 
 
 def image_id(filename: str) -> str:
@@ -37,7 +35,7 @@ def image_difficulties(tasks: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     Near 1: people found the explanations relevant. Near 0: the hardest images.
 
     Raises:
-        ValueError: a rating is no number, or a picture's name has no image number.
+        ValueError: a rating is no number from 0 to 5, or a picture's name has no image number.
     """
     ratings: dict[str, list[float]] = {}
     for task in tasks:

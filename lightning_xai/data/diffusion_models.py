@@ -6,6 +6,7 @@ One Word" (textual inversion).
 
 import re
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,8 @@ PHOTOS = (
 )
 
 
-def load_pipeline(folder: str, device: torch.device, half: bool = False) -> Any:
-    """The Stable Diffusion pipeline that lies in `folder`, nothing downloaded, without its safety checker.
-
-    half: its weights become float16.
+def check_pipeline(folder: str) -> None:
+    """Whether `folder` holds a pipeline that can be loaded here.
 
     Raises:
         FileNotFoundError: there is no pipeline in the folder.
@@ -44,12 +43,18 @@ def load_pipeline(folder: str, device: torch.device, half: bool = False) -> Any:
             f"{folder}: no model_index.json; give the folder of a diffusers pipeline, such as a download of Stable "
             "Diffusion."
         )
-    try:
-        from diffusers import StableDiffusionPipeline
-    except ImportError:
-        raise ImportError(
-            "text-to-image models need the library diffusers: pip install 'lightning_xai[diffusion]'"
-        ) from None
+    if find_spec("diffusers") is None:
+        raise ImportError("text-to-image models need the library diffusers: pip install 'lightning_xai[diffusion]'")
+
+
+def load_pipeline(folder: str, device: torch.device, half: bool = False) -> Any:
+    """The Stable Diffusion pipeline that lies in `folder`, nothing downloaded, without its safety checker.
+
+    half: its weights become float16. Errors: see `check_pipeline`.
+    """
+    check_pipeline(folder)
+    from diffusers import StableDiffusionPipeline
+
     pipeline = StableDiffusionPipeline.from_pretrained(
         folder,
         local_files_only=True,
@@ -78,6 +83,7 @@ class DiffusersImages(ImageGenerator):
     """
 
     def __init__(self, model: str, embeddings: str | None = None, steps: int = 50, guidance: float = 7.5):
+        check_pipeline(model)  # not as late as its first image: words may be learned for hours before that
         self.model, self.steps, self.guidance = Path(model), steps, guidance
         self.embeddings = None if embeddings is None else Path(embeddings)
         self._pipeline = None
@@ -90,7 +96,7 @@ class DiffusersImages(ImageGenerator):
         """Load the model; a learned word without its embedding is an error."""
         pipeline = self._loaded()
         known = set(pipeline.tokenizer.get_added_vocab())
-        words = {word for prompt in prompts for word in re.findall(r"<[^<>\s]+>", prompt)} - known
+        words = {word for prompt in prompts for word in re.findall(r"<[^<>]+>", prompt)} - known
         if words:
             raise FileNotFoundError(
                 f"no embedding of {', '.join(sorted(words))} in {self.embeddings or 'the model'}; give "
@@ -158,6 +164,7 @@ class TextualInversion(TokenLearner):
         size: int | None = None,
         seed: int = 0,
     ):
+        check_pipeline(model)
         self.model, self.folder = Path(model), Path(folder)
         self.steps, self.learning_rate, self.batch_size = steps, learning_rate, batch_size
         self.size, self.seed = size, seed
@@ -176,7 +183,9 @@ class TextualInversion(TokenLearner):
         if find_embedding(self.folder, class_name) is not None:
             return word
         if not images:
-            raise ValueError(f"class {class_name!r}: textual inversion needs images to learn from.")
+            raise ValueError(
+                f"class {class_name!r}: textual inversion needs images to learn from (`--training_images`)."
+            )
         embedding = self._trained(class_name, images, init_word)
         self.folder.mkdir(parents=True, exist_ok=True)
         from safetensors.torch import save_file

@@ -204,7 +204,7 @@ class ImageFolderModule(pl.LightningDataModule):
         self.training_transform = train_transform or self.evaluation_transform
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
         self.num_workers, self.prefetch_factor, self.seed = num_workers, prefetch_factor, seed
-        self._reading = {"max_bad_images": max_bad_images, "max_pixels": max_pixels}
+        self.reading = {"max_bad_images": max_bad_images, "max_pixels": max_pixels}
         self.train_set: ImageFolder | None = None
         self.val_set: ImageFolder | None = None
         self.test_set: ImageFolder | None = None
@@ -268,7 +268,7 @@ class ImageFolderModule(pl.LightningDataModule):
     def _labelled(
         self, part: str, folders: list[Path], transform: Transform, masks: list[Path] | None = None
     ) -> ImageFolder:
-        pictures = ImageFolder(folders, self._known_classes(), transform, self.seed, masks, **self._reading)
+        pictures = ImageFolder(folders, self._known_classes(), transform, self.seed, masks, **self.reading)
         missing = pictures.missing_classes()
         if missing and part == "train" and self.given_class_names is None:
             raise ValueError(
@@ -287,7 +287,7 @@ class ImageFolderModule(pl.LightningDataModule):
             raise FileNotFoundError(f"predict={self.predict!r}: there is no {place}; give a folder or a picture.")
         if place.is_dir() and set(folders_in(place)) & set(names):
             return self._evaluated("predict", self.predict)
-        return ImageFolder([place], names, self.evaluation_transform, labelled=False, **self._reading)
+        return ImageFolder([place], names, self.evaluation_transform, labelled=False, **self.reading)
 
     def _say(self, line: str) -> None:
         # Neither Lightning's logger, which the command line silences, nor the standard output, which is for results.

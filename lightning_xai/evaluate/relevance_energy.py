@@ -46,6 +46,7 @@ class RelevanceEnergy(Measure):
     choice: by default "truth": a detector's best query for each annotated object, or an image's true class. limit: at
     most so many targets an image. Numbers are means over targets (objects): `energy`, `pointing` and `area`, see
     `energy_scores`; a method says something about objects where its energy is above the area and above the controls'.
+    Targets of which no pixel is known are left out.
     """
 
     def __init__(self, choice: str = "truth", limit: int | None = None):
@@ -67,8 +68,10 @@ class RelevanceEnergy(Measure):
         relevance = explanation.on_pixels(tuple(labels.shape[1:])).detach().float().cpu()
         if not relevance.isfinite().all():
             raise ValueError(f"the relevance by {method} holds NaN or infinite numbers")
-        samples, owner = explained.targets.samples.cpu().unique(return_inverse=True)
-        scores = energy_scores(relevance, labels) | {"targets": torch.ones(len(labels), dtype=torch.float64)}
+        known = (labels != UNKNOWN).flatten(1).any(1)
+        samples, owner = explained.targets.samples.cpu()[known].unique(return_inverse=True)
+        scores = energy_scores(relevance[known], labels[known])
+        scores["targets"] = torch.ones(len(owner), dtype=torch.float64)
         sums = {
             name: torch.zeros(len(samples), dtype=torch.float64).index_add(0, owner, v) for name, v in scores.items()
         }

@@ -83,13 +83,21 @@ class SegmentationTest:
         self.scores = ImageScores()
 
     def update(self, image_ids: Sequence[int], relevance: Tensor, labels: Tensor) -> None:
-        """Add images by their relevance (B, h, w) and labels (B, h, w) of 1 (object), 0 and -1 (unknown)."""
+        """Add images by their relevance (B, h, w) and labels (B, h, w) of 1 (object), 0 and -1 (unknown).
+
+        An image of which no pixel is labelled is left out.
+        """
         if relevance.shape != labels.shape:
             raise ValueError(f"relevance {tuple(relevance.shape)} and labels {tuple(labels.shape)} differ in shape")
         if strange := sorted(set(labels.unique().tolist()) - {UNKNOWN, 0, 1}):
             raise ValueError(f"labels hold {strange[:5]}, but must be 1 (object), 0 (background) or -1 (unknown)")
         if not relevance.isfinite().all():
             raise ValueError("the relevance holds NaN or infinite numbers")
+        labelled = (labels != UNKNOWN).flatten(1).any(1)
+        image_ids = [image for image, there in zip(image_ids, labelled.tolist(), strict=True) if there]
+        relevance, labels = relevance[labelled], labels[labelled]
+        if not image_ids:
+            return
         mask = foreground(relevance)
         scores = segmentation_counts(mask, labels)
         scores["average_precision"] = segmentation_average_precision(relevance, labels)

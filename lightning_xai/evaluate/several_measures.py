@@ -1,6 +1,7 @@
 """Several measures of the same explanations in one run and one table."""
 
 from collections.abc import Mapping, Sequence
+from math import isnan
 from typing import Any
 
 from lightning_xai.evaluate.measure import Classify, Measure, Numbers
@@ -53,6 +54,7 @@ class SeveralMeasures(Measure):
             for method, numbers in measure.compute().items():
                 row = together.setdefault(method, {})
                 for name, number in numbers.items():
-                    if row.setdefault(name, number) != number:
-                        raise ValueError(f"two measures say {name!r} of {method}, but {row[name]} and {number}")
+                    known = row.setdefault(name, number)
+                    if known != number and not (isnan(known) and isnan(number)):
+                        raise ValueError(f"two measures say {name!r} of {method}, but {known} and {number}")
         return together

@@ -1,14 +1,13 @@
 """Pre-training a masked autoencoder: the loss on hidden patches, the recipe, and pictures of what it paints."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from lightning_xai.evaluate.image_scores import ImageScores
 from lightning_xai.nets.mae import MaskedAutoencoder, kept_patches, patchify, unpatchify
 from lightning_xai.nets.mae_checkpoints import load_mae_checkpoint
 from lightning_xai.tasks.layer_decay import weight_decay_groups
@@ -84,7 +83,7 @@ class MAEPretraining(MAERecipe):
     checkpoint: a file with weights to start from; encoder_only: its decoder, if it has one, is not read.
 
     Validation hides the same patches of an image every time: they follow from its index. `last_scores` then holds the
-    loss, the mean over images, which is the same on any number of processes.
+    loss, the mean over images, each counted once, which is the same on any number of processes.
     Source: He et al., CVPR 2022, arXiv 2111.06377.
     """
 
@@ -109,7 +108,7 @@ class MAEPretraining(MAERecipe):
         self.net = net
         self.mask_ratio, self.norm_pix_loss, self.weight_decay = mask_ratio, norm_pix_loss, weight_decay
         self.last_scores: dict[str, float] | None = None
-        self._evaluated: list[Tensor] = []
+        self._evaluated = ImageScores()
         if checkpoint is not None:
             load_mae_checkpoint(net, checkpoint, encoder_only)
 
@@ -133,14 +132,15 @@ class MAEPretraining(MAERecipe):
         return outputs["pred"], pixel_targets(images, self.net.patch_size, self.norm_pix_loss), outputs["mask"]
 
     def on_validation_epoch_start(self) -> None:
-        self._evaluated = []
+        self._evaluated = ImageScores()
 
     on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
         (images,) = self.prepare(batch)
         noise = patch_noise(batch["index"], self.net.grid[0] * self.net.grid[1]).to(images.device)
-        self._evaluated.append(image_losses(*self._painted(images, noise)).double().cpu())
+        losses = image_losses(*self._painted(images, noise)).double()
+        self._evaluated.add(batch["index"].tolist(), {"loss": losses})
 
     test_step = validation_step
 
@@ -151,13 +151,7 @@ class MAEPretraining(MAERecipe):
         self._score("test")
 
     def _score(self, stage: str) -> None:
-        parts = [torch.cat(self._evaluated).tolist() if self._evaluated else []]
-        if self.trainer.world_size > 1:
-            own, parts = parts[0], [None] * self.trainer.world_size
-            dist.all_gather_object(parts, own)
-        losses = [loss for part in parts for loss in part]
-        # summed exactly, so that it does not matter which process had which image
-        scores = {"loss": math.fsum(losses) / len(losses)}
+        scores = {"loss": self._evaluated.gathered()["loss"].mean().item()}
         if not self.trainer.sanity_checking:
             self.last_scores = scores
         self.log(f"{stage}/loss", scores["loss"], sync_dist=True, reduce_fx="max")

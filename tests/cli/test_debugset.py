@@ -143,7 +143,10 @@ def test_failures_are_gathered(work, tmp_path, capsys):
     wrong = {
         path for path, row, label in zip(seen.paths, seen.logits, seen.labels, strict=True) if row.argmax() != label
     }
-    assert {entry.source for entry in read_manifest(tmp_path / "failures")} == wrong and wrong
+    entries = read_manifest(tmp_path / "failures")
+    assert {entry.source for entry in entries} == wrong and wrong
+    stems = [Path(entry.path).stem for entry in entries]
+    assert len(set(stems)) == len(stems), "tasks call a picture by its name alone, whatever its class"
     assert f"{len(wrong)} of 10 images are misclassified" in capsys.readouterr().out
 
 
@@ -181,6 +184,12 @@ def test_an_unreadable_candidate_is_left_out(work, tmp_path, capsys):
     (tmp_path / "pool/cat/2.png").write_bytes(b"no picture")
     run(work, "S-Active-Learning", "--pool", str(tmp_path / "pool"), "--count", "9", "--out", str(tmp_path / "set"))
     assert "1 pictures cannot be read and are left out" in capsys.readouterr().err
+    (tmp_path / "pool/cat/0.png").write_bytes(b"no picture")  # more than a hundredth, as the data's own option allows
+    words = ["S-Active-Learning", "--pool", str(tmp_path / "pool"), "--count", "9", "--out"]
+    with pytest.raises(SystemExit, match=r"2 of 124 pictures .* max_bad_images allows 1"):
+        run(work, *words, str(tmp_path / "fewer"))
+    run(work, *words, str(tmp_path / "fewer"), "--data.max_bad_images", "2")
+    assert len([entry for entry in read_manifest(tmp_path / "fewer") if entry.class_name == "cat"]) == 2
     cats = [entry.source for entry in read_manifest(tmp_path / "set") if entry.class_name == "cat"]
     assert sorted(os.path.basename(source) for source in cats) == ["0.png", "1.png", "3.png"]
 
@@ -191,6 +200,10 @@ def test_an_unreadable_candidate_is_left_out(work, tmp_path, capsys):
         (["S-Similarity", "--pool", "{}/pool", "--discovery", "{}/pool"], "is both pool and discovery set"),
         (["S-Similarity", "--pool", "{}/none", "--discovery", "{}/pool"], "none: no such folder"),
         (["S-Active-Learning", "--pool", "{}"], "'discovery', 'pool', .* none of the 2 classes"),
+        (
+            ["S-Active-Learning", "--pool", "{}/pool", "--trainer.limit_predict_batches", "1"],
+            "limit_predict_batches=1 would leave images of .*pool out",
+        ),
     ],
 )
 def test_wrong_folders_are_named(work, tmp_path, words, message):

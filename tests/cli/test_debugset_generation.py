@@ -85,7 +85,7 @@ def test_prompts_go_out_and_images_come_in(tmp_path, names, capsys):
     ):
         main(taken)
     assert not (tmp_path / "set").exists() and not (tmp_path / "set.partial").exists()
-    assert main([*taken, "--skip_missing", "true", "--provider", "SD 2.1"]) == 0
+    assert main([*taken, "--skip_missing", "--provider", "SD 2.1"]) == 0
     said = capsys.readouterr()
     assert "1 of 4 prompts have no image" in said.err and "3 images of 2 classes" in said.out
     entries = read_manifest(tmp_path / "set")
@@ -120,6 +120,10 @@ def test_options_from_a_file(tmp_path, names):
     "words, message",
     [
         (["G-LLM"], r"G-LLM needs an image generator: give `--generator FolderImages .*export-prompts G-LLM"),
+        (
+            ["G-LLM", "--generator", "FolderImages", "--generator.folder", "none"],
+            "debugset G-LLM: none: no such folder",
+        ),
         (["G-LLM-prompt", *PATTERN], "needs a concept lister"),
         (["G-TG", *PATTERN], "needs a token learner"),
         (["G-TG", *PATTERN, "--learner", "EmbeddingFolder", "--learner.folder", "none"], "none: no such folder"),
@@ -132,6 +136,14 @@ def test_what_is_missing_is_named_before_anything_is_written(tmp_path, names, wo
     with pytest.raises(SystemExit, match=message):
         main(["debugset", *words, *names, "--out", str(tmp_path / "set")])
     assert not (tmp_path / "set").exists() and not (tmp_path / "set.partial").exists()
+
+
+def test_classes_that_can_be_no_folders_are_named(tmp_path):
+    (tmp_path / "classes.txt").write_text("../office\n")
+    words = ["--class_names", str(tmp_path / "classes.txt"), "--count", "1", "--out", str(tmp_path / "deep/set")]
+    with pytest.raises(SystemExit, match=r"class '\.\./office' cannot be the name of a folder"):
+        main(["debugset", "G-LLM", *words, *PATTERN])
+    assert not (tmp_path / "deep").exists()
 
 
 def test_concepts_of_unknown_classes_are_named(tmp_path, names):

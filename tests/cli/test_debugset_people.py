@@ -54,7 +54,21 @@ def test_answers_on_other_pictures_are_named(tmp_path):
         "--out",
         "x.json",
     ]
-    with pytest.raises(SystemExit, match="whose images are called elsewhere"):
+    with pytest.raises(SystemExit, match="whose images are called 'elsewhere'"):
+        main(["debugset", "concepts", *words])
+
+
+def test_images_that_tasks_cannot_tell_apart_or_do_not_mean(tmp_path, capsys):
+    for name, image in (("bedroom", "1"), ("office", "2")):
+        (tmp_path / "failures" / name).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / "failures" / name / f"{image}.png")
+    words = ["--model_tasks", write(tmp_path / "m.json", [task("1", "lamp", "4"), task("7", "lamp", "4")])]
+    words += ["--human_tasks", write(tmp_path / "h.json", [task("1", "bed")])]
+    words += ["--failures", str(tmp_path / "failures"), "--out", str(tmp_path / "concepts.json")]
+    assert main(["debugset", "concepts", *words]) == 0
+    assert "1 images with answers are none of" in (said := capsys.readouterr().err) and "'7'" in said
+    (tmp_path / "failures/office/2.png").rename(tmp_path / "failures/office/1.png")
+    with pytest.raises(SystemExit, match=r"bedroom/1\.png and .*office/1\.png have one name"):
         main(["debugset", "concepts", *words])
 
 

@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lightning_xai.data.classification_transforms import FineTuneAugmentation, augmentation_policy, global_draws_from
 from lightning_xai.data.detection_transforms import Draws
@@ -81,6 +82,22 @@ def test_two_boxes_may_be_erased():
 def test_inc0_means_what_it_says(name, increasing):
     names = [op.name for op in augmentation_policy(name, 224).ops]
     assert ("PosterizeIncreasing" in names) == increasing
+
+
+@pytest.mark.parametrize(
+    "name", ["rand-m9-inc1", "rand-m9-inc0", "original", "originalr", "v0", "v0r", "3a", "augmix-m9"]
+)
+def test_every_operation_bears_its_weakest_and_its_strongest_level(name):
+    policy = augmentation_policy(name, 32)
+    operations = policy.ops if hasattr(policy, "ops") else [op for part in policy.policy for op in part]
+    image = Image.fromarray(picture().permute(1, 2, 0).numpy())
+    for operation in operations:
+        operation.prob, operation.magnitude_std = 1.0, 0
+        for operation.magnitude in (0, 10):
+            result = operation(image)
+            assert result.size == image.size and result.mode == "RGB", operation.name
+            if operation.name == "PosterizeIncreasing" and operation.magnitude == 10:
+                assert not np.array(result).any()  # no bit is kept
 
 
 def test_bad_arguments():

@@ -36,6 +36,7 @@ def test_answers_are_read_and_the_rest_is_put_aside_with_its_reason():
         task("bed", "4.5"),
         task("(red,bed)", "", kind=""),
         task("(man,on,bed)", kind="object"),
+        task("bed", 0),
         task("(a,b,c,d)", number="t4"),
         task("bed", "very", number="t5"),
         {"task_id": "t6", "status": "pending", "metadata": {"filename": "p1_x__y.jpg"}},
@@ -46,6 +47,7 @@ def test_answers_are_read_and_the_rest_is_put_aside_with_its_reason():
         ("object", ("bed",), 4.5),
         ("attribute", ("red", "bed"), None),
         ("relationship", ("man", "on", "bed"), 4.0),
+        ("object", ("bed",), 0.0),
     ]
     assert {a.image for a in answers} == {"Places365_val_00001"}
     assert len(aside) == 2 and aside[0].startswith("task t4: ") and aside[1].startswith("task t5: ")

@@ -100,6 +100,9 @@ def test_failures_are_gathered_by_confidence_under_their_own_names(discovery):
     assert [entry.path for entry in failures] == ["cat/near.png", "cat/far.png"]
     assert [entry.score for entry in failures] == pytest.approx([0.9, 0.7])
     assert failures[0].note == "predicted dog"
+    logits = np.array([[0.0, 1], [0, 2], [3, 0]], np.float32)
+    places = ClassifiedImages(["p/cat/1.jpg", "p/cat/2.jpg", "p/dog/1.png"], np.array([0, 0, 1]), logits=logits)
+    assert [entry.path for entry in plan_failures(places, NAMES)] == ["cat/2.jpg", "cat/cat_1.jpg", "dog/dog_1.png"]
 
 
 def test_what_is_missing_or_broken_is_named(pool, discovery):

@@ -33,7 +33,7 @@ def test_image_numbers():
             image_id(name)
 
 
-@pytest.mark.parametrize("rating", ["good", "nan", "4,5", ["4"]])
+@pytest.mark.parametrize("rating", ["good", "nan", "4,5", ["4"], "50", "-1"])
 def test_a_rating_that_is_no_number_is_named(rating):
     with pytest.raises(ValueError, match=r"task p1_COCO.* should be a number from 1 to 5"):
         image_difficulties([task(1, rating)])

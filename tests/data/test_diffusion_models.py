@@ -79,6 +79,8 @@ def test_a_word_is_learned_once_and_drawn_with(model, pictures, tmp_path):
     assert not np.array_equal(drawn, plain)
     with pytest.raises(FileNotFoundError, match="no embedding of <heart>"):
         generator.check(["a photo of a <heart>"], [0])
+    with pytest.raises(FileNotFoundError, match="no embedding of <living room>"):
+        generator.check(["a <living room> with a lamp"], [0])
 
 
 def test_learning_lowers_the_denoising_loss_by_the_word_alone(model, pictures, tmp_path, monkeypatch):
@@ -105,7 +107,9 @@ def test_learning_lowers_the_denoising_loss_by_the_word_alone(model, pictures, t
 
 def test_what_is_missing_is_named(model, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no model_index\.json; give the folder of a diffusers pipeline"):
-        DiffusersImages(str(tmp_path)).generate(["a cat"], [0])
+        DiffusersImages(str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"no model_index\.json; give the folder of a diffusers pipeline"):
+        TextualInversion(str(tmp_path), str(tmp_path))
     with pytest.raises(ValueError, match="class 'star': textual inversion needs images"):
         TextualInversion(model, str(tmp_path)).learn("star", [], "star")
     with pytest.raises(FileNotFoundError, match="no such folder of learned words"):

@@ -107,5 +107,7 @@ def test_bad_input():
     for fractions in ([], [0.5, 0.2], [0.0, 0.5], [0.5, 1.5]):
         with pytest.raises(ValueError, match="must be rising numbers"):
             PerturbationTest("positive", fractions)
+    with pytest.raises(ValueError, match="the relevance holds NaN or infinite numbers"):
+        PerturbationTest("positive").update([0], image, relevance / 0, torch.tensor([0]), None)
     with pytest.raises(ValueError, match="test='both'"):
         PerturbationTest("both")

@@ -76,6 +76,16 @@ def test_means_over_targets_of_all_batches(explained_maps):
     assert table["b"] == {"energy": 0, "pointing": 0, "area": table["a"]["area"], "targets": 5}
 
 
+def test_a_target_of_which_nothing_is_known_is_left_out(explained_maps):
+    masks = torch.ones(2, 4, 4, dtype=torch.int8)
+    masks[0] = -1
+    measure = RelevanceEnergy()
+    measure.begin(["a"])
+    measure.update("a", *explained_maps(torch.eye(4).expand(2, 4, 4)), batch([0, 1], masks))
+    measure.update("a", *explained_maps(torch.eye(4)[None]), batch([2], masks[:1]))
+    assert measure.compute()["a"] == {"energy": 1, "pointing": 1, "area": 1, "targets": 1}
+
+
 def test_relevance_of_coarse_cells_is_laid_on_the_pixels(explained_maps):
     maps = torch.tensor([[[1.0, 0.0]]])
     mask = torch.zeros(1, 4, 8, dtype=torch.int8)

@@ -87,6 +87,7 @@ def test_average_precision_agrees_with_its_definition():
 
 def test_a_constant_map_says_nothing():
     labels = torch.tensor([[[0, 1], [0, 0]]])
+    assert not foreground(torch.full((1, 2, 2), 3.0)).any()
     assert segmentation_average_precision(torch.full((1, 2, 2), 3.0), labels).item() == pytest.approx(0.5)
 
 
@@ -111,6 +112,15 @@ def test_all_images_together():
     assert numbers["mIoU"] == pytest.approx(sum(i / u for i, u in zip(intersection, union, strict=True)) / 2)
     assert numbers["mAP"] == pytest.approx(segmentation_average_precision(relevance, labels).mean().item())
     assert numbers["mF1"] == pytest.approx(segmentation_f1(foreground(relevance), labels).mean().item())
+
+
+def test_an_image_without_labels_is_left_out():
+    relevance, labels = torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(0)), torch.eye(4).long()
+    alone, both = SegmentationTest(), SegmentationTest()
+    alone.update([0], relevance[:1], labels[None])
+    both.update([0, 1], relevance, torch.stack([labels, torch.full((4, 4), -1)]))
+    both.update([2], relevance[:1], torch.full((1, 4, 4), -1))
+    assert both.compute() == alone.compute()
 
 
 def test_bad_input():

@@ -1,5 +1,7 @@
 """Several measures at once: each gets everything, and their numbers stand side by side."""
 
+import math
+
 import pytest
 
 from lightning_xai.evaluate.measure import Measure
@@ -37,6 +39,12 @@ def test_numbers_side_by_side():
     expected = {"first": 2, "first seen": 1, "images": 3, "second": 2, "second seen": 1}
     assert measure.compute() == {"a": expected, "b": expected | {"first": 1, "second": 1}}
     assert list(measure.compute()["a"]) == ["first", "first seen", "images", "second", "second seen"]
+
+
+def test_a_number_that_nobody_can_give_is_no_contradiction():
+    measure = SeveralMeasures([Counting("first", images=math.nan), Counting("second", images=math.nan)])
+    measure.begin(["a"])
+    assert math.isnan(measure.compute()["a"]["images"])
 
 
 def test_measures_that_do_not_fit_together():

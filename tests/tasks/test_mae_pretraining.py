@@ -127,6 +127,15 @@ def test_validation_is_the_same_in_any_batches_and_at_any_time():
     assert task.reconstruction(batch_of([0, 2])).losses[1].item() == pytest.approx(own.item(), rel=1e-5)
 
 
+def test_a_picture_that_stands_in_for_an_unreadable_one_counts_once():
+    task, scores = small_task(), []
+    for groups in ([[0, 1, 2]], [[0, 1], [1, 2]]):
+        batches = DataLoader([batch_of(group) for group in groups], batch_size=None)
+        make_trainer().validate(task, batches, verbose=False)
+        scores.append(task.last_scores["loss"])
+    assert scores[0] == pytest.approx(scores[1], rel=1e-6)
+
+
 @pytest.mark.parametrize("normalised", [False, True])
 def test_a_perfect_network_paints_the_original(normalised):
     task, batch = small_task(norm_pix_loss=normalised), batch_of([3, 8])
