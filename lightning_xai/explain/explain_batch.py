@@ -1,7 +1,7 @@
 """Several methods on one batch of an explainable task, with as few forward passes as they allow."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,11 +53,13 @@ def explain_batch(
 def _explain_batch(task, batch, methods, choice, limit, keep) -> BatchExplanations:
     inputs = task.prepare(batch)
     net = declaring_network(task.net)
+    intervention = getattr(task, "intervention", None)
     outputs, explained = None, None
     found: dict[str, Explanation] = {}
     for recorded, group in recorded_together(methods):
         with recorded(net) as recording:
-            outputs = net(*inputs)
+            with nullcontext() if intervention is None else intervention.applied(net):
+                outputs = net(*inputs)
             try:
                 explained = task.explained(outputs, batch, choice, limit)
                 explained = explained if keep is None else keep(explained)

@@ -71,7 +71,8 @@ class Explainable(Protocol):
     net: declares `sites()` and `streams(outputs)`. prepare: a batch's positional inputs of `net`, normalised, on the
     device of the batch. explained: what of `net`'s outputs is explained; `choice` as `Choice.parse` reads it, at most
     `limit` targets a sample; raises ValueError for a choice that the task does not have and LookupError where a batch
-    has no target at all. prediction: what the outputs say about one sample.
+    has no target at all. prediction: what the outputs say about one sample. A task may have an `intervention`; its
+    context `applied(net)` is around the forward passes that are explained.
     """
 
     net: nn.Module

@@ -1,5 +1,7 @@
 """Several methods on one batch."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from torch import nn
@@ -55,6 +57,28 @@ def test_each_method_says_what_it_says_alone(task, batch):
     scores = found.explained.targets.scores
     assert not scores.requires_grad and not found.outputs.requires_grad
     torch.testing.assert_close(scores, found.outputs[torch.arange(3), batch["labels"]])
+
+
+class Halved:
+    """An intervention: the input's tokens are halved."""
+
+    @contextmanager
+    def applied(self, net):
+        hook = net.register_forward_pre_hook(lambda _, inputs: (inputs[0] / 2,))
+        try:
+            yield
+        finally:
+            hook.remove()
+
+
+def test_what_is_explained_is_what_the_task_says_under_its_intervention(task, batch):
+    task.intervention = Halved()
+    found = explain_batch(task, batch, methods_by_name(METHODS))
+    del task.intervention
+    expected = explain_batch(task, {**batch, "tokens": batch["tokens"] / 2}, methods_by_name(METHODS))
+    torch.testing.assert_close(found.outputs, expected.outputs)
+    for name in METHODS:
+        torch.testing.assert_close(found.by_method[name].relevance, expected.by_method[name].relevance)
 
 
 def test_in_inference_mode_with_a_batch_made_there(task, batch):
