@@ -54,6 +54,11 @@ ELEMENTWISE = functions(
     "tanh", "sigmoid", "exp", "log", "clamp", "clamp_min", "clamp_max", "neg", "__neg__", "logsigmoid",
 )  # fmt: skip
 
+# Those of them that do not map 0 to 0, so that what they give is not in proportion to what they are given.
+NOT_ZERO_AT_ZERO = functions(
+    "hardsigmoid", "softplus", "sigmoid", "exp", "log", "clamp", "clamp_min", "clamp_max", "logsigmoid"
+)
+
 # What normalisations written out by hand divide by: taken as given, so relevance goes past it.
 DETACHED = functions(
     "detach", "pow", "__pow__", "square", "sqrt", "rsqrt", "reciprocal", "__rtruediv__", "var", "std", "norm",

@@ -1,11 +1,19 @@
 """Rule tables: how each kind of operation hands relevance back, for each published method."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from lightning_xai.explain.attn_lrp_rules import (
+    epsilon_group_norm,
+    epsilon_layer_norm,
+    epsilon_log_softmax,
+    epsilon_quotient,
+    taylor_softmax,
+)
 from lightning_xai.explain.relevance_operations import (
     CONVOLUTIONS,
     DEFORMABLE,
@@ -17,10 +25,12 @@ from lightning_xai.explain.relevance_operations import (
     LOG_SOFTMAX,
     MATRIX_PRODUCTS,
     MULTIPLICATIONS,
+    NOT_ZERO_AT_ZERO,
     OTHER_NORMS,
     POOLING,
     SOFTMAX,
     SUMS,
+    functions,
 )
 from lightning_xai.explain.relevance_rules import Operation, Rule, RuleTable, fork
 
@@ -32,11 +42,6 @@ def stabilised(a: Tensor, b: Tensor) -> Tensor:
     denominator = b + STABILISER
     denominator = torch.where(denominator == 0, STABILISER, denominator)
     return torch.where(b == 0, 0.0, a / denominator)
-
-
-def epsilon_quotient(a: Tensor, b: Tensor) -> Tensor:
-    """a / (b + 1e-9 sign b)."""
-    return a / torch.where(b < 0, b - STABILISER, b + STABILISER)
 
 
 Quotient = Callable[[Tensor, Tensor], Tensor]
@@ -134,11 +139,6 @@ def positive_linear(apart: bool = False, conserve: bool = False) -> Rule:
     return rule
 
 
-def epsilon_linear(operation: Operation, relevance: Tensor) -> Sequence[Tensor]:
-    """R_in = x W^T (R / (x W + b)): the bias absorbs its share."""
-    return _contributions(operation, relevance, epsilon_quotient)
-
-
 def pixel_convolution(otherwise: Rule) -> Rule:
     """The first convolution, of three input channels, by the z^B rule, which knows the range of pixels.
 
@@ -208,28 +208,6 @@ def deformable_attention(quotient: Quotient) -> Rule:
     return rule
 
 
-def taylor_softmax(operation: Operation, relevance: Tensor) -> Sequence[Tensor]:
-    """R_x = x (R - p sum R), p the probabilities (AttnLRP, proposition 3.1); masked scores take nothing."""
-    (x,), p = operation.inputs, operation.output
-    axis = operation.kwargs.get("dim", operation.args[1] if len(operation.args) > 1 else -1)
-    finite = torch.where(torch.isinf(x), 0.0, x)
-    return [(finite * (relevance - p * relevance.sum(axis, keepdim=True))).detach()]
-
-
-def epsilon_layer_norm(operation: Operation, relevance: Tensor) -> Sequence[Tensor]:
-    """(x - mean) w / std + b by the epsilon rule, the standard deviation taken as given (AttnLRP, proposition 3.4)."""
-    names = ("input", "normalized_shape", "weight", "bias", "eps")
-    given = dict(zip(names, operation.args, strict=False)) | operation.kwargs
-    (x,), weight, bias = operation.inputs, given.get("weight"), given.get("bias")
-    axes = tuple(range(-len(given["normalized_shape"]), 0))
-    with torch.enable_grad():
-        std = (x.var(axes, unbiased=False, keepdim=True) + given.get("eps", 1e-5)).sqrt().detach()
-        z = (x - x.mean(axes, keepdim=True)) / std
-        z = z if weight is None else z * weight
-        z = z if bias is None else z + bias
-    return [(x * torch.autograd.grad(z, x, epsilon_quotient(relevance, z.detach()))[0]).detach()]
-
-
 def _contributions(operation: Operation, relevance: Tensor, quotient: Quotient) -> list[Tensor]:
     pulled = operation.pull(quotient(relevance, operation.output.detach()))
     return [x.detach() * g for x, g in zip(operation.inputs, pulled, strict=True)]
@@ -289,15 +267,13 @@ def table(
     linear: Rule,
     sums: Rule,
     quotient: Quotient,
-    softmax: Rule = passes,
-    layer_norm: Rule = passes,
     unscaled: bool = True,
+    others: Mapping[frozenset[Callable], Rule] = MappingProxyType({}),
 ) -> RuleTable:
-    """A rule for every group of operations; those that only move elements need none."""
-    convolution = pixel_convolution(positive_linear(apart=True)) if linear is not epsilon_linear else linear
+    """A rule for every group of operations; those that only move elements need none. others: instead of these rules."""
     groups = {
         LINEAR: linear,
-        CONVOLUTIONS: convolution,
+        CONVOLUTIONS: pixel_convolution(positive_linear(apart=True)),
         MATRIX_PRODUCTS: matrix_product(linear, quotient, unscaled),
         EINSUM: uniform(quotient),
         DEFORMABLE: deformable_attention(quotient),
@@ -306,9 +282,8 @@ def table(
         DIVISIONS: quotient_of_two,
         POOLING: proportional(quotient),
         # x - log sum exp x: what is taken from all scores alike is taken as given, as of normalisations
-        ELEMENTWISE | OTHER_NORMS | LOG_SOFTMAX: passes,
-        SOFTMAX: softmax,
-        LAYER_NORM: layer_norm,
+        ELEMENTWISE | OTHER_NORMS | LAYER_NORM | SOFTMAX | LOG_SOFTMAX: passes,
+        **others,
     }
     rules = {function: rule for group, rule in groups.items() for function in group}
     return rules | ({fork: stabilised_fork} if quotient is stabilised else {})
@@ -332,8 +307,19 @@ CHEFER_CONSERVING = table(positive_linear(conserve=True), residual_sum, stabilis
 # Plain LRP as they compare with (their layers_lrp): for partial and for full LRP.
 PLAIN_LRP = table(positive_linear(apart=True), proportional_sum(stabilised), stabilised)
 # Achtibat et al. 2024, "AttnLRP".
+# Relevance divided by a number that it is not in proportion to explodes where that number is near 0. So what adds a
+# constant (biases of norms, position embeddings, functions that are not 0 at 0) absorbs its share, as biases do.
 ATTN_LRP = table(
-    epsilon_linear, proportional_sum(epsilon_quotient), epsilon_quotient, taylor_softmax, epsilon_layer_norm
+    proportional(epsilon_quotient),
+    proportional(epsilon_quotient),
+    epsilon_quotient,
+    others={
+        CONVOLUTIONS | functions("batch_norm") | NOT_ZERO_AT_ZERO: proportional(epsilon_quotient),
+        SOFTMAX: taylor_softmax,
+        LAYER_NORM: epsilon_layer_norm,
+        functions("group_norm"): epsilon_group_norm,
+        LOG_SOFTMAX: epsilon_log_softmax,
+    },
 )
 TABLES: dict[str, RuleTable] = {
     "chefer": CHEFER,
