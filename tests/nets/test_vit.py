@@ -271,3 +271,13 @@ def test_every_method_explains_it_whatever_the_batch(build, method):
 
 def logit_of(label: int, outputs: dict):
     return class_targets(outputs["logits"], label)
+
+
+def test_images_of_another_size_than_it_was_built_for_are_refused():
+    arguments = {"img_size": (16, 24), "patch_size": 8, "embed_dim": 12, "depth": 1, "num_heads": 2, "num_classes": 3}
+    vit = build_vit("timm:vit_tiny_patch16_224", arguments)
+    assert vit(torch.zeros(1, 3, 16, 24))["logits"].shape == (1, 3)
+    with pytest.raises(ValueError, match="images of 24 x 24 pixels do not fit a network built for 16 x 24"):
+        vit(torch.zeros(1, 3, 24, 24))
+    free = build_vit("timm:vit_tiny_patch16_224", arguments | {"dynamic_img_size": True})
+    assert free(torch.zeros(1, 3, 24, 24))["grid"] == (3, 3)
