@@ -327,9 +327,8 @@ def record(net: nn.Module, gradients: bool | None = None, features: bool = False
     gradients: None records on a graph if the caller does, and that graph goes back to the inputs. True always does,
     under no_grad and inference_mode too: the graph begins at the first site, and grad mode stays on until the context
     ends, so that the targets' scores are computed in it. False makes no graph. features: also keep the tokens that the
-    sites receive (`recording.tokens`). Where parts of the network are
-    checkpointed and the caller differentiates by itself, that has to happen inside the context: what is computed again
-    must be what was recorded.
+    sites receive (`recording.tokens`). Where parts of the network are checkpointed and the caller differentiates by
+    itself, that has to happen inside the context: what is computed again must be what was recorded.
     The network is not changed and nothing stays behind: no hook, no function mode, no gradient, no random number drawn.
     Raises RuntimeError at the end when a declared site recorded nothing, ValueError where no site is declared.
     """
@@ -348,6 +347,9 @@ def record(net: nn.Module, gradients: bool | None = None, features: bool = False
             for site in recording.sites:
                 see = partial(recording._see_tokens, site.module)
                 undo.callback(inner.get_submodule(site.module).register_forward_pre_hook(see, with_kwargs=True).remove)
+        # torch's fused encoder layers would compute whole layers, in nested tensors, and never call their attention
+        undo.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)
         undo.enter_context(attention_calls(net, recording.sites, recording._handle))
         yield recording
     recording._finish()

@@ -435,3 +435,32 @@ def test_deformable_detr(refine):
     assert recording.at("decoder", 1, reads="query").probabilities.shape == (2, 4, 5, 5)
     assert recording.at("decoder", 1).sampling_locations.shape == (2, 5, 4, 3, 4, 2)
     assert recording.at("encoder", 0).attention_weights.shape == (2, 8 * 12 + 4 * 6 + 2 * 3, 4, 3, 4)
+
+
+@pytest.mark.parametrize("gradients", [None, True, False])
+def test_encoder_layers_of_torch_with_padding(gradients):
+    """torch would run them fused, in nested tensors and without calling their attention; recorded, it is called."""
+
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+            self.encoder = nn.TransformerEncoder(layer, 2)
+
+        def forward(self, words, padding):
+            return self.encoder(words, src_key_padding_mask=padding)
+
+        def sites(self):
+            return [Site(f"encoder.layers.{i}.self_attn", "dense", "text", "text", "encoder", i) for i in range(2)]
+
+    torch.manual_seed(0)
+    net, words = Encoder().eval(), torch.randn(3, 7, 32)
+    padding = torch.arange(7) >= torch.tensor([[7], [4], [2]])
+    fused = torch.backends.mha.get_fastpath_enabled()
+    with torch.no_grad():
+        plain = net(words, padding)
+        with record(net, gradients=gradients) as recording:
+            recorded = net(words, padding)
+    torch.testing.assert_close(recorded[~padding], plain[~padding], rtol=0, atol=1e-5)
+    assert recording["encoder.layers.1.self_attn"].probabilities.shape == (3, 4, 7, 7)
+    assert torch.backends.mha.get_fastpath_enabled() == fused
