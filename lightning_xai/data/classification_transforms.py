@@ -48,7 +48,9 @@ class FineTuneAugmentation:
         self.size, self.scale, self.ratio, self.flip = size, tuple(scale), tuple(ratio), flip
         self.policy = augmentation_policy(auto_augment, size) if auto_augment else None
         self.jitter = None
-        if color_jitter and self.policy is None:
+        if color_jitter and self.policy is not None:
+            raise ValueError(f"color_jitter={color_jitter} goes without a policy only: set auto_augment to null too")
+        if color_jitter:
             from torchvision.transforms import ColorJitter
 
             self.jitter = ColorJitter(color_jitter, color_jitter, color_jitter)

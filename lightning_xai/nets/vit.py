@@ -37,6 +37,13 @@ class ViT(nn.Module):
         return {"logits": logits, "features": features, "grid": self.grid(images.shape[-2:])}
 
     def _timm(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        patches = getattr(self.net, "patch_embed", None)
+        size, strict = getattr(patches, "img_size", None), getattr(patches, "strict_img_size", False)
+        if strict and size is not None and tuple(images.shape[-2:]) != tuple(size):
+            raise ValueError(
+                f"images of {images.shape[-2]} x {images.shape[-1]} pixels do not fit a network built for {size[0]} x "
+                f"{size[1]}: build it with that img_size, or give the data (and its augmentation) the network's size"
+            )
         tokens = self.net.forward_features(images)
         features = self.net.forward_head(tokens, pre_logits=True)
         heads = self.classifiers()

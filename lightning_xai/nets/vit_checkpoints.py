@@ -20,17 +20,19 @@ WRAPPERS = ("model", "state_dict", "state_dict_ema")  # entries that hold the we
 NAMED = 8  # keys that an error lists; a file of another network would list hundreds
 
 
-def load_vit_checkpoint(vit: ViT, path: str | Path, drop_head: bool = False) -> None:
-    """Load a checkpoint file into a `ViT` that holds a network with timm's names.
+def load_vit_checkpoint(vit: ViT, path: str | Path, drop_head: bool = False) -> list[str] | None:
+    """Load a checkpoint file into a `ViT` that holds a network with timm's names; its class names where it says them.
 
     drop_head: leave the classifier as it is, to fine-tune on other classes. Raises FileNotFoundError or ValueError: no
-    file, missing or unexpected keys (all named), other shapes. The network is unchanged when it raises.
+    file, missing or unexpected keys (the first named), other shapes. The network is unchanged when it raises.
     """
-    weights, own = read_encoder(vit, path), vit.net.state_dict()
+    content = read_weight_file(path)
+    weights, own = encoder_weights(vit, content, path), vit.net.state_dict()
     if drop_head:
         weights, own = ({k: v for k, v in d.items() if not k.startswith(HEADS)} for d in (weights, own))
     check_fit(vit.net, weights, own, path)
     vit.net.load_state_dict(weights, strict=False)
+    return content.get("class_names") if isinstance(content, Mapping) else None
 
 
 def load_for_finetuning(vit: ViT, path: str | Path) -> None:
@@ -42,7 +44,8 @@ def load_for_finetuning(vit: ViT, path: str | Path) -> None:
     `load_vit_checkpoint`. Source: MAE, `main_finetune.py`.
     """
     own = {k: v for k, v in vit.net.state_dict().items() if not k.startswith(HEADS)}
-    weights = {k: v for k, v in read_encoder(vit, path).items() if not k.startswith((*HEADS, *PRETRAINING))}
+    encoder = encoder_weights(vit, read_weight_file(path), path)
+    weights = {k: v for k, v in encoder.items() if not k.startswith((*HEADS, *PRETRAINING))}
     if "norm.weight" not in own:
         weights = {k: v for k, v in weights.items() if not k.startswith("norm.")}
     needed = {k: v for k, v in own.items() if not k.startswith("fc_norm.") or k in weights}
@@ -70,9 +73,9 @@ def interpolate_positions(positions: Tensor, tokens: int, prefix: int = 1) -> Te
     return torch.cat([positions[:, :prefix], grid.flatten(2).transpose(1, 2)], 1)
 
 
-def read_encoder(vit: ViT, path: str | Path) -> dict[str, Tensor]:
-    """The weights in a file by the names of `vit.net`, the patch embedding in its shape."""
-    weights, own = unwrap(read_weight_file(path), path), vit.net.state_dict()
+def encoder_weights(vit: ViT, content: object, path: str | Path) -> dict[str, Tensor]:
+    """The weights in a file's content by the names of `vit.net`, the patch embedding in its shape."""
+    weights, own = unwrap(content, path), vit.net.state_dict()
     matrix = weights.get(PATCHES)  # its shape in the first published files
     if matrix is not None and matrix.dim() == 2 and PATCHES in own and matrix.numel() == own[PATCHES].numel():
         weights[PATCHES] = matrix.reshape(own[PATCHES].shape)

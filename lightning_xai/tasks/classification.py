@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_xai.explain.explainable import Choice, Explained, Prediction
 from lightning_xai.explain.targets import class_targets
-from lightning_xai.nets.vit_checkpoints import load_for_finetuning, load_vit_checkpoint
+from lightning_xai.nets.vit_checkpoints import load_for_finetuning, load_vit_checkpoint, some_of
 from lightning_xai.tasks.classification_scores import ClassificationScores
 from lightning_xai.tasks.layer_decay import layer_decay_groups
 from lightning_xai.tasks.mae_recipe import IMAGENET_MEAN, IMAGENET_STD, MAERecipe
@@ -31,7 +31,7 @@ class ClassificationTask(MAERecipe):
     Weights to start from are a `checkpoint` file of this project, MAE's repository or timm. load="finetune" takes all
     but the head, which is made anew (MAE's way: from pre-training to classes); load="continue" takes the trained head
     too, for more training on the same classes. To go on with an interrupted run is neither: that is the trainer's
-    `ckpt_path`.
+    `ckpt_path`. A trained head that comes with other class names than the data's is refused with a ValueError.
 
     After validation or test `last_scores` holds acc1, acc5 and loss, and `last_samples` of each sample its index,
     label, prediction and whether that is correct, the same on every process.
@@ -81,8 +81,11 @@ class ClassificationTask(MAERecipe):
         self.last_samples: dict[str, Tensor] | None = None
         self._losses: dict[str, dict[str, float]] = {}
         self._untrained_head = checkpoint is not None and load == "finetune"
-        if checkpoint is not None:
-            (load_for_finetuning if load == "finetune" else load_vit_checkpoint)(net, checkpoint)
+        self._trained_names: list[str] | None = None
+        if checkpoint is not None and load == "finetune":
+            load_for_finetuning(net, checkpoint)
+        elif checkpoint is not None:
+            self._trained_names = load_vit_checkpoint(net, checkpoint)
 
     def setup(self, stage: str) -> None:
         names = getattr(self.trainer.datamodule, "class_names", None)
@@ -92,13 +95,31 @@ class ClassificationTask(MAERecipe):
         if classes != self.net.num_classes:
             raise ValueError(
                 f"the data has {classes} classes, but the network {self.net.num_classes}: build it with "
-                f"num_classes={classes}"
+                f"num_classes={classes}, or give the data's class_names where its folders hold only some of the classes"
             )
+        self._check_names(self._trained_names)
         if stage != "fit" and self._untrained_head:
             raise ValueError(
                 "load='finetune' made a new head, which nothing has trained yet: to evaluate, give the checkpoint "
-                "of a trained classifier with load='continue', or one of this project's runs as ckpt_path"
+                "of a trained classifier with load='continue', or none beside a ckpt_path of this project's runs"
             )
+
+    def _check_names(self, trained: list[str] | None) -> None:
+        """Take the class names that a trained head came with, or raise ValueError where labels mean something else."""
+        if self.class_names is None:  # pictures without classes come without names
+            self.class_names = trained
+        if trained is None or list(trained) == list(self.class_names):
+            return
+        if len(trained) != len(self.class_names):
+            differing = f"the trained head has {len(trained)} classes, but here are {len(self.class_names)}"
+        else:
+            pairs = enumerate(zip(trained, self.class_names, strict=True))
+            differing = next(f"label {i} was '{a}' in training, but is '{b}' here" for i, (a, b) in pairs if a != b)
+        raise ValueError(
+            f"{differing}: use the classes of the training ({some_of(trained)}) by giving them to the data as "
+            "class_names, or to the model where only the names differ; for other classes load='finetune' makes a new "
+            "head"
+        )
 
     def on_train_start(self) -> None:
         super().on_train_start()
@@ -226,5 +247,4 @@ class ClassificationTask(MAERecipe):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self._untrained_head = False
-        if self.class_names is None:  # pictures without classes come without names
-            self.class_names = checkpoint.get("class_names")
+        self._check_names(checkpoint.get("class_names"))

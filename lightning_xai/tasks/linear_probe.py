@@ -47,9 +47,10 @@ class LinearProbe(ClassificationTask):
         self.momentum = momentum
         if checkpoint is not None and load == "finetune":
             load_for_finetuning(net, checkpoint)
+            self._untrained_head = True
         put_probe(net)
         if checkpoint is not None and load == "continue":
-            load_vit_checkpoint(net, checkpoint)
+            self._trained_names = load_vit_checkpoint(net, checkpoint)
 
     def on_fit_start(self) -> None:
         self.net.eval()

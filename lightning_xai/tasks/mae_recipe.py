@@ -11,6 +11,7 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 
 from lightning_xai.tasks.mae_schedule import rate_at, scaled_rate
+from lightning_xai.tasks.not_finite import stop_unless_finite
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -119,22 +120,7 @@ class MAERecipe(pl.LightningModule):
 
     def finite(self, loss: Tensor, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """The loss, added to the epoch's mean; where it is not finite, FloatingPointError on every process."""
-        bad = ~loss.detach().isfinite()
-        many = self.trainer.world_size > 1
-        if many:
-            bad = bad.to(torch.int32)
-            dist.all_reduce(bad, dist.ReduceOp.MAX)
-        if bad.item():
-            own = f"process {self.global_rank}, loss {loss.item():g}, images {batch['index'].tolist()}"
-            everyone = [own]
-            if many:
-                everyone = [None] * self.trainer.world_size
-                dist.all_gather_object(everyone, None if loss.isfinite() else own)
-            raise FloatingPointError(
-                f"the training loss is not finite in epoch {self.current_epoch}, batch {batch_idx}: "
-                f"{'; '.join(text for text in everyone if text)}. The checkpoints so far are good; a lower learning "
-                "rate, gradient_clip_val or bf16 instead of fp16 usually cures it"
-            )
+        stop_unless_finite(self, loss, batch["index"].tolist(), lambda: f"loss {loss.item():g}", batch_idx)
         self._loss_sum = loss.detach() + (0.0 if self._loss_sum is None else self._loss_sum.to(loss.device))
         self._loss_steps += 1
         return loss

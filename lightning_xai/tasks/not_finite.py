@@ -31,6 +31,6 @@ def stop_unless_finite(
     reports = "; ".join(text for text in everyone if text)
     raise FloatingPointError(
         f"the training loss is not finite in epoch {module.current_epoch}, batch {batch}, "
-        f"step {module.global_step}: {reports}. The checkpoints so far are good; a lower learning rate or a smaller "
-        "clip_max_norm usually cures it"
+        f"step {module.global_step}: {reports}. The checkpoints so far are good; a lower learning rate, "
+        "clipped gradients or bf16 instead of fp16 usually cure it"
     )

@@ -107,6 +107,8 @@ def test_bad_arguments():
         FineTuneAugmentation(32, scale=(0.5, 0.2))
     with pytest.raises(ValueError, match=r"erasing=1\.5 with erasing_count=1: expected a probability"):
         FineTuneAugmentation(32, erasing=1.5)
+    with pytest.raises(ValueError, match=r"color_jitter=0\.4 goes without a policy only"):
+        FineTuneAugmentation(32, color_jitter=0.4)
 
 
 def test_global_draws_are_restored_after_an_error():

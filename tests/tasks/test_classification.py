@@ -154,6 +154,43 @@ def test_data_of_other_classes_is_refused():
     assert task.class_names == NAMES
 
 
+class NamedData(pl.LightningDataModule):
+    def __init__(self, names):
+        super().__init__()
+        self.class_names = names
+
+    def train_dataloader(self):
+        return loader()
+
+    val_dataloader = train_dataloader
+
+
+def test_a_trained_head_is_not_used_for_classes_of_other_names(tmp_path):
+    first = ClassificationTask(small_vit(), lr=1e-2, warmup_epochs=0)
+    trainer = make_trainer(max_epochs=1)
+    trainer.fit(first, NamedData(NAMES))
+    trainer.save_checkpoint(file := str(tmp_path / "run.ckpt"))
+    others = NamedData(["red", "amber", "blue"])
+    words = (
+        r"label 1 was 'green' in training, but is 'amber' here: use the classes of the training \(red, green, blue\)"
+    )
+    kept = {"checkpoint": file, "load": "continue", "lr": 1e-2, "warmup_epochs": 0}
+    with pytest.raises(ValueError, match=words):
+        make_trainer().validate(ClassificationTask(small_vit()), others, ckpt_path=file, verbose=False)
+    with pytest.raises(ValueError, match=words):
+        make_trainer().validate(ClassificationTask(small_vit(), **kept), others, verbose=False)
+    with pytest.raises(ValueError, match=words):
+        make_trainer().fit(ClassificationTask(small_vit(), **kept), others)
+    make_trainer().validate(ClassificationTask(small_vit(), **kept), NamedData(NAMES), verbose=False)
+    make_trainer().validate(ClassificationTask(small_vit(), NAMES, **kept), others, verbose=False)  # names alone differ
+    nameless = ClassificationTask(small_vit(), **kept)
+    make_trainer().validate(nameless, loader(), verbose=False)
+    assert nameless.class_names == NAMES
+    anew = ClassificationTask(small_vit(), **kept | {"load": "finetune"})
+    make_trainer(max_epochs=1).fit(anew, others)
+    assert anew.class_names == others.class_names
+
+
 def test_predictions():
     task = ClassificationTask(small_vit())
     found = make_trainer().predict(task, loader(6))

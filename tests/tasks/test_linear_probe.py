@@ -91,6 +91,8 @@ def test_encoder_from_pretraining_and_a_trained_probe(tmp_path):
     mae = MaskedAutoencoder(**SMALL, decoder_embed_dim=8, decoder_depth=1, decoder_num_heads=2)
     torch.save({"model": mae.state_dict()}, tmp_path / "mae.pth")
     first = small_probe(checkpoint=str(tmp_path / "mae.pth"))
+    with pytest.raises(ValueError, match="load='finetune' made a new head, which nothing has trained yet"):
+        make_trainer().validate(first, batches([0, 1]), verbose=False)
     assert torch.equal(first.net.net.blocks[0].attn.qkv.weight, mae.blocks[0].attn.qkv.weight)
     first.net.net.head[0].running_mean.uniform_()
     # as the original repository writes a probe

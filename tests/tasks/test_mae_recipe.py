@@ -119,7 +119,7 @@ def test_the_mean_loss_of_an_epoch():
 def test_a_loss_that_is_not_finite_names_the_images():
     bad = samples()
     bad[3]["y"] = torch.tensor([math.nan])
-    with pytest.raises(FloatingPointError, match=r"epoch 0, batch 1: process 0, loss nan, images \[2, 3\]"):
+    with pytest.raises(FloatingPointError, match=r"epoch 0, batch 1, step 1: process 0, image ids \[2, 3\]: loss nan"):
         trainer().fit(Regression(lr=0.1), DataLoader(bad, batch_size=2))
 
 
