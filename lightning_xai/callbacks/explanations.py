@@ -5,6 +5,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_xai.callbacks.explanation_pictures import draw_sample
@@ -52,14 +53,19 @@ class ExplanationCallback(pl.Callback):
         explainable_task(pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.at_start and trainer.val_dataloaders is not None:
+        if self.at_start and trainer.val_dataloaders is None:
+            rank_zero_warn(
+                f"at_start=True draws nothing: no validation data is loaded before the first step with "
+                f"check_val_every_n_epoch={trainer.check_val_every_n_epoch}; set num_sanity_val_steps=1"
+            )
+        elif self.at_start:
             self._draw(trainer, pl_module, trainer.val_dataloaders)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epoch = trainer.current_epoch + 1
         due = trainer.state.fn != "fit" or epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs
         if due and not trainer.sanity_checking:
-            self._draw(trainer, pl_module, trainer.val_dataloaders)
+            self._draw(trainer, pl_module, validation_loaders(trainer))
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._draw(trainer, pl_module, trainer.test_dataloaders)
@@ -92,6 +98,12 @@ class ExplanationCallback(pl.Callback):
         if not any(number in place for number in followed):
             raise LookupError(f"no prediction finds any of the {len(followed)} largest annotated objects")
         return found.only([place[number] for number in followed if number in place])
+
+
+def validation_loaders(trainer: pl.Trainer) -> Any:
+    """The loaders of the validation that runs; a trainer that has fitted names those of its fit in any case."""
+    own = trainer.validate_loop._combined_loader if trainer.state.fn == "validate" else None
+    return trainer.val_dataloaders if own is None else own.iterables
 
 
 def sample_batches(loaders: Any, samples: int | Sequence[int]) -> list[tuple[int, Any]]:

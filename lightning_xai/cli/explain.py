@@ -74,9 +74,13 @@ def run(command: str, words: list[str]) -> int:
             found = explain_batch(task, batch, methods, options.target, options.limit)
         if found.explained is None:
             raise LookupError(found.without)
+    except (KeyError, IndexError):  # nothing that a user gave: a mistake of ours, to be seen where it is
+        raise
     except (ValueError, LookupError, TypeError, NotImplementedError) as error:
         raise SystemExit(f"lightning-xai explain: {error.args[0] if error.args else error}") from error
     out = options.out or cli.run_dir / "explanations" / name
+    if out.suffix in (".png", ".npz"):
+        out = out.with_suffix("")
     pictures = [draw_sample(task, batch, found, sample, name) for sample in range(len(batch["images"]))]
     write_picture(out.with_name(out.name + ".png"), np.concatenate(pictures))
     write_relevances(out.with_name(out.name + ".npz"), batch, found)

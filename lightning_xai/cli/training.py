@@ -28,7 +28,7 @@ from lightning_xai.evaluate.method_table import method_table, write_csv, write_j
 TASK_PLACES = ("model.init_args", "model.init_args.task.init_args")
 METHOD_HELP = (
     "--method NAME [--method NAME ...]: of a model that has explanation methods only these, by their names in the "
-    "configuration or their own, such as generic_relevance"
+    "configuration or their own, such as generic_relevance or generic_relevance:normalise=false"
 )
 
 
@@ -106,9 +106,18 @@ class TrainingCLI(LightningCLI):
                 "--method belongs to `test` with a model that has explanation methods, such as that of "
                 "configs/detr_segmentation.yaml"
             )
+        from lightning_xai.cli.method_option import methods_of_options
+        from lightning_xai.explain.explain_batch import methods_by_name
+
         configured = settings.model.init_args.methods
-        options = configured if isinstance(configured, dict) else {}
-        settings.model.init_args.methods = {name: options.get(name) or {} for name in self.methods}
+        options = configured if isinstance(configured, dict) else dict.fromkeys(configured)
+        try:
+            others = methods_of_options([name for name in self.methods if name not in options])
+            chosen = {name: others.get(name) or options[name] or {} for name in self.methods}
+            methods_by_name(chosen)
+        except ValueError as error:
+            raise SystemExit(f"lightning-xai: {error}; this configuration names {', '.join(options)}") from error
+        settings.model.init_args.methods = chosen
 
     def _find_checkpoint(self, settings: Any) -> None:
         """Decide where the weights come from; evaluating random ones is refused."""
@@ -189,7 +198,11 @@ class TrainingCLI(LightningCLI):
     def _predict_callbacks(self, given: list[Callback]) -> list[Callback]:
         """What writes the predictions of this kind of task, unless the configuration has it already."""
         kind: type[Callback] = WriteDetections
-        if hasattr(self._get(self.config_init, "model"), "classify"):
+        if hasattr(self._get(self.config_init, "model"), "captions"):
+            from lightning_xai.callbacks.write_captions import WriteCaptions
+
+            kind = WriteCaptions
+        elif hasattr(self._get(self.config_init, "model"), "classify"):
             from lightning_xai.callbacks.write_predictions import WritePredictions
 
             kind = WritePredictions

@@ -22,7 +22,7 @@ def usable_outline(entry: Any) -> list | dict | None:
     if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
         return None
     if isinstance(counts, str):
-        return {"size": size, "counts": counts}
+        return {"size": size, "counts": counts} if counts and counts.isascii() else None
     fits = (
         isinstance(counts, list) and all(type(c) is int and c >= 0 for c in counts) and sum(counts) == math.prod(size)
     )
@@ -52,5 +52,8 @@ def outline_masks(outlines: Sequence[list | dict], shape: tuple[int, int], what:
             raise ValueError(f"{what}: run lengths of size {outline['size']} in a picture of size {[height, width]}.")
         packed = isinstance(outline["counts"], list)
         codes = run_lengths.frPyObjects(outline, height, width) if packed else outline
-        mask[:] = run_lengths.decode(codes)
+        try:
+            mask[:] = run_lengths.decode(codes)
+        except ValueError as error:
+            raise ValueError(f"{what}: run lengths {str(outline['counts'])[:60]!r} cannot be read: {error}.") from error
     return torch.from_numpy(masks).bool()

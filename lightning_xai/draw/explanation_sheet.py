@@ -81,9 +81,9 @@ def draw_explanations(
             axes.set_axis_off()
     if methods:
         if signed:
-            sheet.colour_bar(relevance_colours(), 1.0, "relevance / largest absolute value of the panel", least=-1.0)
+            sheet.colour_bar(relevance_colours(), 1.0, "relevance / largest of the panel", least=-1.0)
         else:
-            sheet.colour_bar(heat_colours(), 1.0, "relevance, from the least to the largest of the panel")
+            sheet.colour_bar(heat_colours(), 1.0, "relevance, least to largest of the panel")
     sheet.legend(_marks(targets, boxes, truth))
     return _with_texts(sheet.picture(), targets)
 

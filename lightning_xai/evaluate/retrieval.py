@@ -15,8 +15,8 @@ RANKS = (1, 5)
 class RetrievalScores:
     """Recall at 1 and 5 over all pairs of an evaluation, in both directions; exact on any number of processes.
 
-    Image i counts for `image_to_text_r5` if fewer than five other texts are more similar to it (cosine) than its own;
-    texts of the same words count as one.
+    Image i counts for `image_to_text_r5` if fewer than five other texts are as similar to it (cosine) as its own, or
+    more: a network whose features are all alike, or not finite, finds nothing. Texts of the same words count as one.
     """
 
     def __init__(self) -> None:
@@ -46,15 +46,15 @@ class RetrievalScores:
 
 def _recalls(name: str, asked: Tensor, answers: Tensor, words: Tensor, rows: int = 512) -> dict[str, float]:
     """Recalls of answers (N, C) by what is asked (N, C), `rows` at a time so that N x N need not fit into memory."""
-    better = []
+    rivals = []
     for first in range(0, len(asked), rows):
         part = slice(first, first + rows)
         cosines = asked[part] @ answers.T
         own = (asked[part] * answers[part]).sum(1, keepdim=True)
         same = words[part, None] == words
-        # an identical text is no rival, whatever the last digits of its features say; rivals win by more than rounding
-        better.append(((cosines > own + 1e-6) & ~same).sum(1))
-    counts = torch.cat(better)
+        # an identical text is no rival, whatever the last digits of its features say; NaN is less than nothing
+        rivals.append((~(cosines < own - 1e-6) & ~same).sum(1))
+    counts = torch.cat(rivals)
     return {f"{name}_r{rank}": float((counts < rank).double().mean()) for rank in RANKS}
 
 

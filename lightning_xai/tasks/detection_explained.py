@@ -41,7 +41,9 @@ def explained_queries(
     ]
     counts = [len(rows) for rows in found]
     if not sum(counts):
-        raise LookupError(f"no query of these images is chosen by {choice!r} (threshold {threshold:g})")
+        raise LookupError(
+            f"no query of these images is chosen by {choice!r}: {_why_none(chosen, batch, scores, threshold)}"
+        )
     query, label, item = torch.cat(found).unbind(1)
     sample = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(query.device)
     return Explained(
@@ -54,6 +56,16 @@ def explained_queries(
         boxes[sample, query],
         item if chosen.kind == "truth" else None,
     )
+
+
+def _why_none(choice: Choice, batch: Mapping[str, Any], scores: Tensor, threshold: float) -> str:
+    if choice.kind in ("predicted", "kept"):
+        return f"the best score is {float(scores.max()):.2f}, the threshold {threshold:g}"
+    if choice.kind == "truth" and not any(len(target["boxes"]) for target in batch["targets"]):
+        return "they have no annotated objects"
+    if choice.kind == "truth":
+        return f"none lies on an annotated object with an IoU of at least {MATCHING_IOU}"
+    return "a limit of 0 leaves none"
 
 
 def _of_sample(

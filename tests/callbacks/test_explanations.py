@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 from pytorch_lightning.loggers import CSVLogger
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from lightning_xai.callbacks import explanations
 from lightning_xai.callbacks.explanations import ExplanationCallback, sample_batches
@@ -53,6 +53,24 @@ def test_under_validate_and_test_with_own_names_options_and_places(trainer, clas
     trainer(callbacks=[callback]).validate(task, classifier_batches(), verbose=False)
     trainer(callbacks=[callback]).test(task, classifier_batches(), verbose=False)
     assert steps(tmp_path, "why") == {"sample_2": [0], "sample_5": [0]}
+
+
+def test_data_of_another_validation_than_the_fits(trainer, classifier, classifier_batches, tmp_path):
+    made, task = trainer(callbacks=[ExplanationCallback(["rollout"], samples=[2])]), classifier()
+    made.fit(task, classifier_batches(), classifier_batches())
+    loader = classifier_batches()
+    few = DataLoader(Subset(loader.dataset, range(2)), collate_fn=loader.collate_fn)
+    with pytest.raises(ValueError, match="no sample 2; Subset has the samples 0 to 1"):
+        made.validate(task, few, verbose=False)
+    assert steps(tmp_path) == {"sample_2": [2]}
+
+
+def test_that_nothing_is_drawn_at_the_start_is_said(trainer, classifier, classifier_batches, tmp_path):
+    callback = ExplanationCallback(["rollout"], samples=1, at_start=True)
+    made = trainer(max_epochs=2, callbacks=[callback], num_sanity_val_steps=0, check_val_every_n_epoch=2)
+    with pytest.warns(UserWarning, match="at_start=True draws nothing: .* check_val_every_n_epoch=2; set num_sanity"):
+        made.fit(classifier(), classifier_batches(), classifier_batches())
+    assert steps(tmp_path) == {"sample_0": [4]}
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])

@@ -147,7 +147,7 @@ def test_targets_of_a_detector(detector, photo, tmp_path, capsys):
 
 def test_a_sample_of_the_validation_data_by_both_names_of_the_checkpoint(detector, capsys):
     words = [word.replace("--ckpt", "--ckpt_path") for word in detector]
-    assert main(["explain", *words, "--index", "2"]) == 0
+    assert main(["explain", *words, "--index", "2", "--out", str(Path(words[-1]) / "explanations" / "val_2.png")]) == 0
     assert (Path(detector[-1]) / "explanations" / "val_2.npz").is_file()
 
 
@@ -186,7 +186,7 @@ def test_a_picture_with_texts(pairs, photo, capsys):
         ),
         (["--target", "class:cow"], "no class 'cow'; they go from 0 to 5: circle, square"),
         (["--target", "query:8"], "no query '8'; the network's go from 0 to 7"),
-        (["--target", "truth"], "no query of these images is chosen by 'truth'"),
+        (["--target", "truth"], "no query of these images is chosen by 'truth': they have no annotated objects"),
         (["--limit", "0"], "--limit 0 must be at least 1"),
         (["--text", "a star"], "reads no text: leave --text out"),
     ],
@@ -205,6 +205,18 @@ def test_faulty_pictures_places_and_checkpoints(detector, photo, tmp_path, capsy
     assert "one of the arguments --input --index is required" in failing(detector, capsys)
     missing = [*detector[:2], "--ckpt", str(tmp_path / "none.ckpt"), "--input", str(photo)]
     assert "none.ckpt': no such file" in failing(missing, capsys)
+    file = tmp_path / "other.ckpt"
+    other = [*detector[:2], "--ckpt", str(file), "--input", str(photo)]
+    file.write_text("no weights")
+    assert "other.ckpt'" in failing(other, capsys)
+    torch.save({"model": {}}, file)
+    assert "other.ckpt' is no checkpoint of this project" in failing(other, capsys)
+    weights = torch.load(detector[3], weights_only=True)["state_dict"]
+    weights["net.transformer.level_embed"] = torch.zeros(3, 32)
+    torch.save({"state_dict": weights | {"net.more": torch.zeros(1)}}, file)
+    said = failing(other, capsys)
+    assert "other.ckpt' is of another network than the configuration's: 1 tensors unexpected (first: net.more)" in said
+    assert "1 tensors of another shape (first: net.transformer.level_embed)" in said
 
 
 def test_faulty_texts(pairs, photo, capsys):
@@ -222,3 +234,7 @@ def test_a_task_or_network_that_cannot_be_explained(tmp_path, photo, capsys):
     words = written(tmp_path, "boring", config)
     said = failing([*words, "--input", str(photo)], capsys)
     assert "BoringModel cannot be explained: it lacks net, prepare(...), explained(...), prediction(...)" in said
+    config["model"] = {"class_path": DETECTOR["model"]["class_path"], "init_args": {"net": "torch.nn.Identity"}}
+    words = written(tmp_path, "undeclared", config)
+    said = failing([*words, "--input", str(photo)], capsys)
+    assert "DetectionTask cannot be explained: it lacks net.sites(...), net.streams(...). A task has" in said

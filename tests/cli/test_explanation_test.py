@@ -78,9 +78,13 @@ def test_one_table_of_all_methods(folder, tmp_path, capsys):
 def test_some_methods_from_foreign_weights(folder, tmp_path, capsys):
     weights = ["--model.task.checkpoint", str(folder / "run" / "checkpoints" / "last.ckpt")]
     words = ["--config", str(folder / "measure.yaml"), "--run_dir", str(tmp_path), *weights]
-    assert main(["test", *words, "--method", "ours_no_lrp_no_norm", "--method=gradient_rollout"]) == 0
+    again = "generic_relevance:normalise=false"
+    assert (
+        main(["test", *words, "--method", "ours_no_lrp_no_norm", "--method=gradient_rollout", "--method", again]) == 0
+    )
     table = json.loads((tmp_path / "explanations.json").read_text())
-    assert list(table) == ["ours_no_lrp_no_norm", "gradient_rollout"]
+    assert list(table) == ["ours_no_lrp_no_norm", "gradient_rollout", again]
+    assert table[again] == table["ours_no_lrp_no_norm"]
 
 
 def test_bad_words_are_one_sentence(folder, tmp_path):
@@ -88,7 +92,9 @@ def test_bad_words_are_one_sentence(folder, tmp_path):
     given = ["--ckpt_path", str(folder / "run" / "checkpoints" / "last.ckpt")]
     with pytest.raises(SystemExit, match=r"no weights: .*--model\.task\.checkpoint FILE"):
         main(["test", *words])
-    with pytest.raises(SystemExit, match="no explanation method 'magic'; choose from raw_attention"):
+    with pytest.raises(
+        SystemExit, match=r"no explanation method 'magic'; choose from raw_attention.*names ours_no_lrp, "
+    ):
         main(["test", *words, *given, "--method", "magic"])
     with pytest.raises(SystemExit, match="--method needs the name of an explanation method"):
         main(["test", *words, *given, "--method"])

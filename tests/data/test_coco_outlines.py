@@ -59,6 +59,7 @@ def test_agrees_with_pycocotools(tmp_path):
 
 def test_objects_without_a_usable_outline_are_left_out_and_counted(tmp_path):
     bad = [None, [], [[1, 2, 3, 4]], [[1, 2, 3, 4, 5, math.nan]], {"size": [2, 2], "counts": [3]}, {"counts": "x"}]
+    bad += [{"size": list(SHAPE), "counts": counts} for counts in ("", "é")]
     read = read_annotations(annotated(tmp_path / "x.json", [STAR, *bad]), outlines=True)
     assert len(read.boxes) == len(read.outlines) == 1
     assert read.faults["objects without a usable outline left out"][0] == len(bad)
@@ -72,6 +73,11 @@ def test_one_polygon_of_three_corners_is_enough():
 def test_run_lengths_of_another_size_are_named():
     with pytest.raises(ValueError, match=r"a\.png: run lengths of size \[2, 3\] in a picture of size \[40, 50\]"):
         outline_masks([{"size": [2, 3], "counts": [6]}], SHAPE, "a.png")
+
+
+def test_run_lengths_that_cannot_be_read_are_named():
+    with pytest.raises(ValueError, match=r"x\.json: a\.png: run lengths 'garbage!!' cannot be read"):
+        outline_masks([{"size": list(SHAPE), "counts": "garbage!!"}], SHAPE, "x.json: a.png")
 
 
 def test_evaluation_has_masks_on_request(coco):

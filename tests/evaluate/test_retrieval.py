@@ -41,11 +41,17 @@ def test_against_a_sorted_list():
 def test_the_same_words_are_no_rivals_and_a_pair_counts_once():
     image = torch.eye(2)
     text = torch.tensor([[0.0, 1], [0, 1]])
-    assert scores(image, text)["image_to_text_r1"] == 1.0  # no other text is nearer
     assert scores(image, torch.tensor([[0.1, 1], [1, 0.1]]))["image_to_text_r1"] == 0.0
     assert scores(image, torch.tensor([[0.1, 1], [1, 0.1]]), texts=["a star", "a star"])["image_to_text_r1"] == 1.0
     repeated = scores(image[[0, 1, 1]], text[[0, 1, 0]], index=torch.tensor([0, 1, 1]))
     assert repeated == scores(image, text)
+
+
+@pytest.mark.parametrize("value", [1.0, 0.0, float("nan")])
+def test_features_that_tell_nothing_apart_find_nothing(value):
+    assert set(scores(torch.full((9, 4), value), torch.full((9, 4), value)).values()) == {0.0}
+    half = torch.tensor([[1.0, 0], [1, 0], [0, 1]])  # the first two pictures are alike, and so are their texts
+    assert scores(half, half)["image_to_text_r1"] == pytest.approx(1 / 3)
 
 
 def test_nothing_to_score():

@@ -79,8 +79,15 @@ def test_what_there_is_not_is_said(explained):
 
 def test_nothing_kept_is_a_lookup_error(make_net):
     outputs, batch = outputs_and_batch()
-    with pytest.raises(LookupError, match=r"'kept' \(threshold 0.95\)"):
-        DetectionTask(make_net(), NAMES, threshold=0.95).explained(outputs, batch, "kept")
+    task = DetectionTask(make_net(), NAMES, threshold=0.95)
+    with pytest.raises(LookupError, match=r"'kept': the best score is 0\.90, the threshold 0\.95"):
+        task.explained(outputs, batch, "kept")
+    batch["targets"][0] |= {"boxes": torch.tensor([[0.0, 0, 5, 5]]), "labels": torch.tensor([1])}
+    with pytest.raises(LookupError, match=r"'truth': none lies on an annotated object with an IoU of at least 0\.5"):
+        task.explained(outputs, batch, "truth")
+    batch["targets"] = [batch["targets"][1]] * 2
+    with pytest.raises(LookupError, match="'truth': they have no annotated objects"):
+        task.explained(outputs, batch, "truth")
 
 
 def test_prediction_to_be_drawn(make_net):
