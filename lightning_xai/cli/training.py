@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import pytorch_lightning as pl
@@ -21,6 +22,7 @@ from lightning_xai.callbacks.last_checkpoint import LastCheckpoint
 from lightning_xai.callbacks.step_seed import StepSeed
 from lightning_xai.callbacks.write_detections import WriteDetections
 from lightning_xai.cli.configuration import config_files, expand_extends
+from lightning_xai.cli.our_sentence import causes, our_sentence
 from lightning_xai.evaluate.detection_ap import ap_table
 from lightning_xai.evaluate.method_table import method_table, write_csv, write_json
 
@@ -148,13 +150,12 @@ class TrainingCLI(LightningCLI):
             settings[key] = replaced[key]
         try:
             super().instantiate_classes()
-        except (ValueError, OSError) as error:
-            cause: BaseException = error
-            while cause.__cause__ is not None or cause.__context__ is not None:
-                cause = cause.__cause__ or cause.__context__
-            if isinstance(cause, (ValueError, OSError)):
-                raise SystemExit(f"lightning-xai: {cause}") from error
-            raise
+        except Exception as error:
+            last = list(causes(error))[-1]
+            sentence = our_sentence(error) or (str(last) if isinstance(last, (ValueError, OSError)) else None)
+            if sentence is None:
+                raise
+            raise SystemExit(f"lightning-xai: {sentence}") from error
         for key, value in kept.items():  # the saved configuration says what the user gave
             settings[key] = value
 
@@ -271,6 +272,10 @@ def quieten() -> None:
     # the task keeps a batch's targets on the CPU on purpose, whatever data module they come from
     warnings.filterwarnings("ignore", message="You have overridden `transfer_batch_to_device`")
     warnings.filterwarnings("ignore", message=".*LeafSpec")
+    # a linear probe keeps its encoder in eval mode
+    warnings.filterwarnings("ignore", message="Found .* module.* in eval mode at the start of training")
+    # Lightning and we call what jsonargparse renamed in 4.49, until nobody has an older one
+    warnings.filterwarnings("ignore", message=".*instantiate_classes", category=DeprecationWarning)
     # evaluating a checkpoint does not need the callbacks that wrote it
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks used to create")
 
@@ -301,4 +306,14 @@ def run(command: str, arguments: list[str]) -> int:
     except SIGTERMException:
         print("terminated; `--ckpt_path last` goes on from here", file=sys.stderr)
         return 128 + signal.SIGTERM
+    except UnpicklingError as error:
+        raise SystemExit(
+            f"lightning-xai: --ckpt_path in '{' '.join(others)}' is a file of more than weights, so it is no "
+            "checkpoint of this project; weights of other repositories are given as --model.checkpoint FILE"
+        ) from error
+    except Exception as error:
+        sentence = our_sentence(error)
+        if sentence is None:  # a mistake of ours or of a library
+            raise
+        raise SystemExit(f"lightning-xai: {sentence}") from error
     return 0
