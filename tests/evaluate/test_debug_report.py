@@ -89,15 +89,15 @@ def test_strategies_are_compared_seed_by_seed():
     interval = stats.ttest_rel([0.61, 0.7, 0.51], [0.5, 0.6, 0.4]).confidence_interval(0.95)
     assert (mean - half, mean + half) == (pytest.approx(interval[0]), pytest.approx(interval[1]))
     one = RepairTable((0,), {name: {"heldout": of["heldout"][:1]} for name, of in TABLE.runs.items()})
-    assert one.verdict("A", "S-Random") == "one seed"
+    assert one.verdict("A", "S-Random") == "one seed" and "gain" not in one.text("S-Random")
 
 
 def test_the_table_as_text():
     lines = TABLE.text("S-Random").splitlines()
     assert lines[0].split("  ")[0] == "strategy" and lines[0].endswith("held-out, gain over S-Random")
     assert lines[2].startswith("before ") and "91.0% ± 2.5" in lines[2] and "–" in lines[2]
-    assert "+10.7% ± 1.4, better" in lines[4]
-    assert "gain" not in TABLE.text()
+    assert "+19.0% ± 23.7, not told apart" in lines[3] and lines[4].endswith("+10.7% ± 1.4, better")
+    assert "gain over before" in TABLE.text() and "S-Random " not in TABLE.text().splitlines()[0]
     assert "3 seeds" in TABLE.note() and "95%" in TABLE.note()
 
 

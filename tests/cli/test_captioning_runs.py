@@ -1,0 +1,26 @@
+"""The commands with a captioner, as a user types them."""
+
+import json
+from pathlib import Path
+
+from lightning_xai.cli import main
+
+CONFIG = Path(__file__).parents[2] / "configs" / "demo_captions.yaml"
+SMALL = ["--model.net.hidden_dim", "8", "--data.n_val", "6", "--data.n_test", "5", "--model.max_words", "6"]
+
+
+def test_fit_test_and_predict(tmp_path, capsys):
+    options = ["--config", str(CONFIG), "--run_dir", str(tmp_path), "--trainer.enable_progress_bar", "false", *SMALL]
+    sizes = ["--data.n_train", "16", "--data.batch_size", "8", "--trainer.max_epochs", "1", "--trainer.logger", "false"]
+    main(["fit", *options, *sizes])
+    said = capsys.readouterr().out
+    assert "BLEU-4=" in said and "swap=" in said
+    (line,) = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert {"train_loss", "test_loss", "test_BLEU-4", "test_CIDEr", "test_swap"} <= set(json.loads(line))
+    assert len(list((tmp_path / "pictures" / "captions").rglob("*.png"))) == 3
+    main(["test", *options, "--ckpt_path", "best"])
+    assert "swap 0.0" in capsys.readouterr().out
+    main(["predict", *options, "--ckpt_path", "last", "--model.beam_width", "2"])
+    captions = json.loads((tmp_path / "captions.json").read_text())
+    assert list(captions) == [f"test00000{number}_0" for number in range(5)]
+    assert all(len(entry) == 1 and isinstance(entry[0], str) for entry in captions.values())
