@@ -13,7 +13,8 @@ from lightning_xai.callbacks.explanations import ExplanationCallback
 class DebugSetExplanations(ExplanationCallback):
     """`ExplanationCallback` on the training images below `folder`, as they are evaluated: at the start and the end.
 
-    The other arguments are those of `ExplanationCallback`. Raises ValueError where no training image lies in `folder`.
+    The other arguments are those of `ExplanationCallback`. Raises ValueError where no training image lies in `folder`,
+    TypeError where the training is not given a data module of image folders.
     """
 
     def __init__(self, folder: str, methods: list[str] | dict[str, dict | None], samples: int | list[int] = 4):
@@ -33,6 +34,11 @@ class DebugSetExplanations(ExplanationCallback):
         """Nothing: a test has no debug set."""
 
     def _loader(self, data: Any) -> DataLoader:
+        if not hasattr(getattr(data, "train_set", None), "path"):
+            raise TypeError(
+                f"{type(data).__name__} has no training set of image files, of which those in '{self.folder}' could be "
+                "explained; train with an ImageFolderModule"
+            )
         folder = Path(self.folder).resolve()
         inside = [i for i in range(len(data.train_set)) if folder in data.train_set.path(i).resolve().parents]
         if not inside:

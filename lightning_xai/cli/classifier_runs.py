@@ -14,7 +14,7 @@ from lightning_xai.cli.checkpointed import configured_with_weights
 from lightning_xai.cli.classified_images import classified_images
 from lightning_xai.cli.training import run as run_training
 from lightning_xai.data.debugset_selection import ClassifiedImages
-from lightning_xai.data.image_folder import ImageFolder
+from lightning_xai.data.image_folder import ImageFolder, ImageFolderModule
 from lightning_xai.evaluate.relevance_energy import RelevanceEnergy
 from lightning_xai.explain.explain_batch import explain_batch, methods_by_name
 from lightning_xai.tasks.explanation_test import ExplanationTest
@@ -47,6 +47,14 @@ def logged(file: Path):
         yield
 
 
+def evaluated_images(data: ImageFolderModule, folder: str, masks: bool = False) -> ImageFolder:
+    """The images of a folder below the data's root (or absolute), as they are evaluated; masks: with their objects'."""
+    shown = None
+    if masks:
+        shown = [data.root / data.masks / (Path(folder).name if Path(folder).is_absolute() else folder)]
+    return ImageFolder([data.root / folder], data.class_names, data.evaluation_transform, masks=shown, **data.reading)
+
+
 class TrainedClassifier:
     """The classifier of a configuration with the weights of a checkpoint.
 
@@ -66,10 +74,8 @@ class TrainedClassifier:
         return list(self.data.class_names)
 
     def images(self, folder: str, masks: bool = False) -> ImageFolder:
-        """The images of a folder below the data's root (or absolute), as they are evaluated."""
-        place = self.data.root / folder
-        shown = [self.data.root / self.data.masks / folder] if masks else None
-        return ImageFolder([place], self.class_names, self.data.evaluation_transform, masks=shown)
+        """See `evaluated_images`."""
+        return evaluated_images(self.data, folder, masks)
 
     def judged(self, folder: str) -> ClassifiedImages:
         """What the classifier makes of a folder's images, in alphabetical order; kept for the next time."""

@@ -3,8 +3,10 @@
 import hashlib
 import json
 import logging
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 import yaml
 
 from lightning_xai.callbacks.pictures import write_picture
-from lightning_xai.cli.classifier_runs import TrainedClassifier, trained
+from lightning_xai.cli.classifier_runs import TrainedClassifier, evaluated_images, trained
 from lightning_xai.cli.configuration import chain
 from lightning_xai.cli.debug_loop_options import DebugLoop, parsed
 from lightning_xai.cli.embedded_people import embedded_concepts, require_embedded_world
@@ -20,12 +22,13 @@ from lightning_xai.cli.followed_failures import FollowedFailures
 from lightning_xai.cli.training import TrainingCLI
 from lightning_xai.data.concepts import ClassConcepts, read_concepts
 from lightning_xai.data.debugset import write_debugset
-from lightning_xai.data.debugset_manifest import Entry
+from lightning_xai.data.debugset_manifest import Entry, shortages
 from lightning_xai.data.debugset_prompts import GENERATIONS, MissingProvider, plan_prompts
 from lightning_xai.data.debugset_selection import SELECTIONS, ClassifiedImages, plan_selection
+from lightning_xai.data.image_folder import ImageFolderModule
 from lightning_xai.data.token_learners import ClassNameToken
 from lightning_xai.draw.debug_report import draw_repair
-from lightning_xai.evaluate.debug_report import BEFORE, Judged, RepairTable, broken, by_class, repaired
+from lightning_xai.evaluate.debug_report import BEFORE, Judged, RepairTable, broken, by_class, json_text, repaired
 from lightning_xai.explain.explain_batch import methods_by_name
 
 HUMAN = "G-TG-human-prompt"
@@ -62,9 +65,9 @@ class Loop:
         table = RepairTable(tuple(self.options.seeds), self.numbers)
         files = table.write(self.run_dir)
         per_class = self.run_dir / "debug_report_classes.json"
-        per_class.write_text(json.dumps(self.classes, indent=1) + "\n")
+        per_class.write_text(json_text(self.classes), encoding="utf-8")
         baseline = "S-Random" if "S-Random" in self.numbers else None
-        text = f"{table.text(baseline)}\n{table.note()}"
+        text = f"{table.text(baseline)}\n{table.note(gains=True)}"
         (self.run_dir / "debug_report.txt").write_text(text + "\n", encoding="utf-8")
         print(text)
         files += [per_class, *self._draw(table, baseline)]
@@ -74,17 +77,24 @@ class Loop:
     def _begin(self) -> None:
         """Refuse what cannot work before anything is trained."""
         if not self.config.is_file():
-            raise FileNotFoundError(f"classifier '{self.config}': no such file; give a `fit` configuration")
+            raise FileNotFoundError(
+                f"classifier '{self.config}': no such file; give a `fit` configuration, relative to the loop's own file"
+            )
         options = self.options
         if options.checkpoint is not None and not Path(options.checkpoint).is_file():
             raise FileNotFoundError(f"checkpoint '{options.checkpoint}': no such file")
+        if self.concepts_file is not None and not self.concepts_file.is_file():
+            raise FileNotFoundError(
+                f"concepts '{self.concepts_file}': no such file; give a file of `lightning-xai debugset concepts`, "
+                "relative to the loop's own file"
+            )
         methods_by_name(options.method)
         described, mark = self._described(), self.run_dir / "loop.sha256"
         if mark.is_file() and mark.read_text() != described:
             raise FileExistsError(f"run_dir '{self.run_dir}' holds the run of another configuration; give another one")
-        self._check_data()
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self.repair_file.write_text(yaml.safe_dump(options.repair))
+        self._check_data()
         mark.write_text(described)
 
     def _check_data(self) -> None:
@@ -96,13 +106,10 @@ class Loop:
                 f"the loop runs in one process, but the classifier's trainer asks for {cli.trainer.world_size}: run "
                 "its steps one by one: fit, debugset, fit, test"
             )
+        TrainingCLI([*self._words(options.seeds[0], self.repair_file), "--run_dir", str(self.features)], run=False)
         data = cli.datamodule
         data.prepare_data()
-        for name in ("test", "heldout", "discovery", "pool"):
-            if not (data.root / getattr(options, name)).is_dir():
-                raise FileNotFoundError(
-                    f"{name}: '{data.root / getattr(options, name)}' is no folder of images by class"
-                )
+        self._check_folders(data)
         human: Mapping[str, ClassConcepts] = {}
         if self.concepts_file is not None:
             human = read_concepts(self.concepts_file)
@@ -118,6 +125,22 @@ class Loop:
                 learner = options.learner and ClassNameToken()
                 plan_prompts(strategy, data.class_names, 1, lister=options.lister, learner=learner, concepts=human)
 
+    def _check_folders(self, data: ImageFolderModule) -> None:
+        """See that the folders hold images of the classes, and that repair is not measured on images that are used."""
+        given = {name: getattr(self.options, name) for name in ("test", "heldout", "discovery", "pool")}
+        for name, folder in given.items():
+            if not (data.root / folder).is_dir():
+                raise FileNotFoundError(f"{name}: '{data.root / folder}' is no folder of images by class")
+            evaluated_images(data, folder, masks=name == "heldout" and data.masks is not None)
+        (*measured, discovery, pool), trained_on = given.items(), [("train", folder) for folder in data.train]
+        for (one, first), (other, second) in [*product(measured, [discovery, pool, *trained_on]), (discovery, pool)]:
+            here, there = ((data.root / folder).resolve() for folder in (first, second))
+            if here == there or here in there.parents or there in here.parents:
+                raise ValueError(
+                    f"{one} '{first}' and {other} '{second}' must be different folders, none inside the other, or "
+                    "repair is measured on images that were used for it"
+                )
+
     def _described(self) -> str:
         """A name for what the result of a seed and strategy depends on, but for the images: more may be added later."""
         added = ("run_dir", "seeds", "strategies", "pictures", "debug_pictures")
@@ -126,16 +149,21 @@ class Loop:
             value = getattr(self.options, provider)
             content[provider] = "" if value is None else f"{type(value).__name__} {sorted(vars(value).items())}"
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
-        for file in chain(self.config):
+        for file in (*chain(self.config), *([self.concepts_file] if self.concepts_file else [])):
             key.update(file.read_bytes())
+        if self.options.checkpoint is not None:  # too large to be read for this
+            status = Path(self.options.checkpoint).stat()
+            key.update(f"{status.st_size} {status.st_mtime_ns}".encode())
         return key.hexdigest()
 
-    def _words(self, seed: int) -> list[str]:
-        return ["--config", str(self.config), "--seed_everything", str(seed), "--data.seed", str(seed)]
+    def _words(self, seed: int, *repair: Path) -> list[str]:
+        files = [word for file in (self.config, *repair) for word in ("--config", str(file))]
+        return [*files, "--seed_everything", str(seed), "--data.seed", str(seed)]
 
     def _seed(self, seed: int) -> None:
         options, folder, start = self.options, self.run_dir / f"seed_{seed}", time.perf_counter()
-        words = [*self._words(seed), "--trainer.enable_progress_bar", "false"]
+        quiet = ["--trainer.enable_progress_bar", "false"]
+        words = [*self._words(seed), *quiet]
         if options.checkpoint is None:
             checkpoint = trained(words, folder / "before")
         else:
@@ -153,9 +181,11 @@ class Loop:
             start = time.perf_counter()
             debugset = folder / strategy / "debugset"
             entries = self._entries(strategy, first, discovery, concepts, seed)
+            self._say_missing(seed, strategy, entries, first.class_names)
             generator = options.generator if strategy in GENERATIONS else None
             write_debugset(entries, debugset, first.class_names, generator, batch_size=64)
-            repaired_at = trained(self._repair_words(first, words, checkpoint, debugset, seed), folder / strategy)
+            repair = [*self._repair_words(first, checkpoint, debugset, seed), *quiet]
+            repaired_at = trained(repair, folder / strategy)
             after = TrainedClassifier(words, repaired_at, self.features, folder / "log.txt")
             self._measure(after, strategy, seed, before)
             if seed == options.seeds[0]:
@@ -175,11 +205,9 @@ class Loop:
         wrong = int((judged.logits.argmax(1) != judged.labels).sum())
         print(f"{wrong} of {len(judged.labels)} images of {self.options.discovery} are failures: {file}", flush=True)
 
-    def _repair_words(
-        self, first: TrainedClassifier, words: list[str], checkpoint: Path, debugset: Path, seed: int
-    ) -> list[str]:
+    def _repair_words(self, first: TrainedClassifier, checkpoint: Path, debugset: Path, seed: int) -> list[str]:
         folders = [*(first.data.train if self.options.mode == "augment" else ()), str(debugset.absolute())]
-        repair = [*words[:2], "--config", str(self.repair_file), *words[2:]]
+        repair = self._words(seed, self.repair_file)
         if self.options.debug_pictures and seed == self.options.seeds[0]:
             pictures = {
                 "class_path": "lightning_xai.callbacks.debug_set_explanations.DebugSetExplanations",
@@ -249,6 +277,12 @@ class Loop:
             concepts=concepts,
             provider=options.generator.provider,
         )
+
+    def _say_missing(self, seed: int, strategy: str, entries: Sequence[Entry], class_names: list[str]) -> None:
+        """Say for which classes a debug set is not what was asked for."""
+        notes = dict.fromkeys(f"{entry.class_name}: {entry.note}" for entry in entries if entry.note)
+        for line in (*shortages(entries, class_names, self.options.count), *notes):
+            print(f"seed {seed}, {strategy}: {line}", file=sys.stderr, flush=True)
 
     def _say(self, seed: int, strategy: str, start: float) -> None:
         numbers = {name: values[-1] for name, values in self.numbers[strategy].items()}

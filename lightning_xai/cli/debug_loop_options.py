@@ -18,7 +18,7 @@ from lightning_xai.data.token_learners import TokenLearner
 
 @dataclass
 class DebugLoop:
-    """What the loop does; `classifier` and `concepts` are relative to the file that names them.
+    """What the loop does; `classifier` and `concepts` are relative to the folder of the (last) --config file.
 
     Args:
         classifier: the `fit` configuration of the classifier; its data has a root with all folders below.
@@ -72,10 +72,9 @@ class DebugLoop:
             raise ValueError(f"seeds={self.seeds} should be one or more different numbers")
         if len(self.method) != 1:
             raise ValueError(f"method should name one explanation method, but has {list(self.method)}")
-        if {self.discovery, self.pool} & {self.heldout, self.test} or self.discovery == self.pool:
-            raise ValueError(
-                "test, heldout, discovery and pool must be different folders, or repair is measured on itself"
-            )
+        for name, least in (("count", 1), ("pictures", 1), ("debug_pictures", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)} should be at least {least}")
 
 
 def parsed(words: list[str]) -> tuple[DebugLoop, Path]:

@@ -7,9 +7,7 @@ from types import TracebackType
 
 import ms_deform_attn
 
-import lightning_xai
-
-PACKAGES = tuple(Path(package.__file__).parent for package in (lightning_xai, ms_deform_attn))
+PACKAGES = (Path(__file__).parents[1], Path(ms_deform_attn.__file__).parent)
 RAISE = dis.opmap["RAISE_VARARGS"]
 
 

@@ -69,13 +69,14 @@ class EmbeddedGenerator(ImageGenerator):
         return np.ascontiguousarray(render(scene).picture)
 
     def _subject(self, prompt: str) -> tuple[str, bool]:
-        """The shape that a prompt is about, and whether it is meant by its learned word."""
-        for shape in self.recipe.shapes:
-            if token_of(shape) in prompt:
-                return shape, True
-        for shape in self.recipe.shapes:
-            if re.search(rf"\b{shape}(s|es)?\b", prompt.lower()):
-                return shape, False
+        """The shape that a prompt names first, and whether it is meant by its learned word, which goes before all."""
+        learned = {prompt.find(token_of(shape)): shape for shape in self.recipe.shapes if token_of(shape) in prompt}
+        if learned:
+            return learned[min(learned)], True
+        plain = {shape: re.search(rf"\b{shape}(s|es)?\b", prompt.lower()) for shape in self.recipe.shapes}
+        named = {found.start(): shape for shape, found in plain.items() if found}
+        if named:
+            return named[min(named)], False
         raise ValueError(f"the prompt {prompt!r} names none of the shapes {', '.join(self.recipe.shapes)}")
 
     def _style(self, shape: str, learned: bool, words: set[str]):
@@ -98,8 +99,8 @@ class EmbeddedGenerator(ImageGenerator):
         )
 
     def _names_cue(self, text: str) -> bool:
-        words = text.lower()
-        return any(cue in words for cue in (*CUE_WORDS[self.recipe.cue], *(n.lower() for n in self.recipe.cue_names)))
+        cues = (*CUE_WORDS[self.recipe.cue], *self.recipe.cue_names)
+        return any(re.search(rf"\b{re.escape(cue.lower())}s?\b", text.lower()) for cue in cues)
 
 
 class EmbeddedTokens(TokenLearner):

@@ -15,6 +15,7 @@ import numpy as np
 
 from lightning_xai.data.scene import COLOURS, TEXTURES, Distractor, Scene, SceneRecipe, sample_scene
 
+MOST_PICTURES = 1_000_000  # of a split: the scenes behind them are those of the next one
 CUES = ("mark", "background")
 # What people call a cue whichever class it goes with; the first is how a prompt would say it.
 CUE_WORDS = {"mark": ("letter in the corner", "letter", "watermark"), "background": ("background pattern", "pattern")}
@@ -134,10 +135,12 @@ def sample_trap_scene(recipe: TrapRecipe, strength: float | None, seed: int, spl
         raise ValueError(
             f"strength is {strength}, but must be a share between 0 and 1, or None for pictures without cue"
         )
+    if not 0 <= index < MOST_PICTURES:
+        raise ValueError(f"index is {index}, but a split has the pictures 0 to {MOST_PICTURES - 1}")
     classes = len(recipe.shapes)
     label = index % classes
     # The embedded world's test scenes from a million on: no scene of a split is one of another.
-    scene = sample_scene(recipe.scenes((recipe.shapes[label],)), seed, "test", (split + 1) * 1_000_000 + index)
+    scene = sample_scene(recipe.scenes((recipe.shapes[label],)), seed, "test", (split + 1) * MOST_PICTURES + index)
     rng = np.random.default_rng(np.random.SeedSequence([seed, split, index, 2]))
     chance, other, corner = rng.random(), int(rng.integers(classes)), int(rng.integers(4))
     cue = -1

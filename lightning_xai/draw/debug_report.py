@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from lightning_xai.draw.palette import LINES, heat_colours, relevance_colours, relevance_scale
-from lightning_xai.draw.sheet import DPI, SMALL, TEXT, Sheet, show_image
+from lightning_xai.draw.sheet import DPI, SMALL, TEXT, Sheet, fit_text, show_image
 
 _BEFORE, _AFTER, _RIGHT = "#555555", LINES[0], LINES[2]
 _NAMES = {
@@ -30,7 +30,8 @@ def draw_repair(
     """A panel for each number, a line for each strategy: a dot a seed, the mean with its interval.
 
     runs[strategy][column]: shares, one a seed; the first strategy is the state before, drawn through all lines.
-    intervals: mean and half width (NaN for none) of each. Returns uint8 (h, w, 3).
+    intervals: mean and half width (NaN for none) of each; what of an interval is below 0 or above 1, where no share
+    can be, is cut off. Returns uint8 (h, w, 3).
     """
     known = dict.fromkeys(column for of in runs.values() for column in of)
     columns = [column for column in _NAMES if column in known] + [column for column in known if column not in _NAMES]
@@ -44,7 +45,7 @@ def draw_repair(
     panels[0].set_yticks(range(len(names)), names, fontsize=TEXT)
     panels[0].set_ylim(len(names) - 0.4, -0.6)
     if note:
-        figure.supxlabel(note, fontsize=SMALL, color="#333333")
+        fit_text(figure.supxlabel(note, fontsize=SMALL, color="#333333"), width - 20)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
@@ -61,12 +62,13 @@ def _panel(axes: Axes, column: str, names: Sequence[str], runs, intervals) -> No
         # the seeds below the interval, which would hide them
         axes.plot(values, [line + 0.26] * len(values), "o", color=colour, markersize=3.5, markeredgewidth=0)
         if not math.isnan(half):
-            axes.plot([mean - half, mean + half], [line, line], color=colour, linewidth=2.2)
+            axes.plot([max(mean - half, 0), min(mean + half, 1)], [line, line], color=colour, linewidth=2.2)
+            largest = max(largest, min(mean + half, 1))
         axes.plot([mean], [line], "d", color=colour, markersize=7)
         if line == 0:
             axes.axvline(mean, color=_BEFORE, linewidth=0.8, linestyle=":")
     axes.set_title(_NAMES.get(column, column), fontsize=TEXT, loc="left")
-    axes.set_xlim(0, 1.02 if largest > 0.25 else max(1.3 * largest, 0.02))
+    axes.set_xlim(0, 1.02 if largest > 0.25 else max(1.15 * largest, 0.02))
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0 if largest > 0.05 else 1))
     axes.tick_params(labelsize=SMALL, left=False)
     axes.grid(axis="x", color="#DDDDDD", linewidth=0.7)
@@ -78,32 +80,32 @@ def draw_before_after(
     pictures: Sequence[np.ndarray],
     labels: Sequence[str],
     maps: Mapping[str, tuple[np.ndarray, Sequence[str]]],
-    title: str = "relevance of the predicted class; a right prediction has a green frame",
+    title: str = "relevance of the predicted class",
 ) -> np.ndarray:
     """A row a picture: the picture, then for each classifier where it looks and what it says.
 
     pictures: n of uint8 (h, w, 3), labels their true classes. maps: by the classifier's name, relevance (n, h, w) and n
-    predicted classes.
+    predicted classes. The scale is said in the title: a bar beside one row of pictures has room for a word only.
     """
+    signed = any((relevance_scale(panel) < 0).any() for values, _ in maps.values() for panel in values)
+    scale = "divided by the largest absolute value of each panel" if signed else "from the least to the largest of each"
+    title = f"{title}, {scale}; a right prediction has a green frame"
     sheet = Sheet(pictures[0].shape[:2], len(pictures), 1 + len(maps), 170, title, bar=True)
-    signed = any((values < -1e-3 * np.abs(values).max()).any() for values, _ in maps.values())
     for row, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
         panels = sheet.panels[row * (1 + len(maps)) :]
         show_image(panels[0], picture, f"true: {label}")
         for axes, (name, (values, said)) in zip(panels[1:], maps.items(), strict=False):
-            _map(axes, picture, values[row], f"{name}\n{said[row]}" if row == 0 else said[row], said[row] == label)
-    if signed:
-        sheet.colour_bar(relevance_colours(), 1.0, "relevance / largest absolute value of the panel", least=-1.0)
-    else:
-        sheet.colour_bar(heat_colours(), 1.0, "relevance, from the least to the largest of the panel")
+            caption = f"{name}\n{said[row]}" if row == 0 else said[row]
+            _map(axes, picture, relevance_scale(values[row], from_zero=signed), caption, said[row] == label)
+    sheet.colour_bar(relevance_colours() if signed else heat_colours(), 1.0, "relevance", least=-1.0 if signed else 0.0)
     return sheet.picture()
 
 
-def _map(axes: Axes, picture: np.ndarray, relevance: np.ndarray, caption: str, right: bool) -> None:
+def _map(axes: Axes, picture: np.ndarray, scaled: np.ndarray, caption: str, right: bool) -> None:
     show_image(axes, picture, caption, faded=True)
     h, w = picture.shape[:2]
     colours = {"vmin": -1, "vmax": 1, "interpolation": "bilinear", "aspect": "auto"}
-    axes.imshow(relevance_scale(relevance), relevance_colours(), extent=(0, w, h, 0), **colours)
+    axes.imshow(scaled, relevance_colours(), extent=(0, w, h, 0), **colours)
     axes.set(xlim=(0, w), ylim=(h, 0))
     for side in axes.spines.values():
         side.set(visible=right, color=_RIGHT, linewidth=3)

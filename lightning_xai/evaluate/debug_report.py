@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -80,7 +81,10 @@ def _same_images(before: Judged, after: Judged) -> None:
 
 
 def mean_and_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Mean m and half width w of Student's interval m ± w for `level`; w is NaN for fewer than two values."""
+    """Mean m and half width w of Student's interval m ± w for `level`, of the values that are not NaN.
+
+    w is NaN for fewer than two of them.
+    """
     from scipy.stats import t
 
     known = np.array([value for value in values if not math.isnan(value)])
@@ -146,13 +150,16 @@ class RepairTable:
         lines.insert(1, "-" * len(lines[0]))
         return "\n".join(line.rstrip() for line in lines)
 
-    def note(self) -> str:
-        """What the numbers are, in a sentence."""
+    def note(self, gains: bool = False) -> str:
+        """What the numbers are, in a sentence; gains: and what is said of gains over another strategy."""
         seeds = f"seed {self.seeds[0]}" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds"
-        return (
+        said = (
             f"mean ± {self.level:.0%} interval over {seeds}; repaired: former failures of the held-out set that are "
             "right now; broken: former hits of the test set that are wrong now"
         )
+        if gains and len(self.seeds) > 1:
+            said += "; gain: differences seed by seed, each judged for itself, without a correction for their number"
+        return said
 
     def write(self, folder: str | os.PathLike) -> list[Path]:
         """debug_report.csv, a row for each strategy and seed, and debug_report.json with means and intervals too."""
@@ -168,18 +175,27 @@ class RepairTable:
                     writer.writerow([strategy, seed, *(of[c][place] if c in of else "" for c in columns)])
         content = {
             strategy: {
-                column: {"mean": _number(mean), "half_width": _number(half), "by_seed": list(map(_number, values))}
+                column: {"mean": mean, "half_width": half, "by_seed": list(values)}
                 for (column, values), (mean, half) in zip(of.items(), self.row(strategy).values(), strict=True)
             }
             for strategy, of in self.runs.items()
         }
         content = {"seeds": list(self.seeds), "level": self.level, "strategies": content}
-        summary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        summary.write_text(json_text(content), encoding="utf-8")
         return [table, summary]
 
 
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def json_text(content: Any) -> str:
+    """Nested mappings and sequences as JSON, where NaN, which JSON does not have, is null."""
+    return json.dumps(_without_nan(content), indent=1, allow_nan=False) + "\n"
+
+
+def _without_nan(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _without_nan(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and math.isnan(content) else content
 
 
 def _written(number: tuple[float, float], form: str) -> str:

@@ -1,0 +1,174 @@
+"""The embedded world as scene graphs with the sentences that follow from them, with no download."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from lightning_xai.data.abstract_graph import MAX_NODES, AbstractGraph, GraphObject, GraphRelation, graph_nodes
+from lightning_xai.data.detection_transforms import Draws, sample_seed
+from lightning_xai.data.drawn_features import region_features
+from lightning_xai.data.embedded_detection import EmbeddedDetection
+from lightning_xai.data.scene import Scene, SceneRecipe
+from lightning_xai.data.scene_captions import RELATION_WORDS
+from lightning_xai.data.scene_graph import scene_graph_sample
+from lightning_xai.data.scene_graph_files import sample_name
+from lightning_xai.data.scene_graph_module import CaptionedGraphs
+from lightning_xai.data.scene_relations import holds
+from lightning_xai.data.vocabulary import Vocabulary
+
+POSITIONS = ("left of", "right of", "above", "below")
+MAX_OBJECTS = 3  # with two attributes each and one relation: as many nodes as the captioner takes
+DEFAULT_RECIPE = SceneRecipe(
+    height=64,
+    width=64,
+    min_objects=2,
+    max_objects=MAX_OBJECTS,
+    min_size=18.0,
+    max_size=36.0,
+    max_rotation=20.0,
+    max_distractors=1,
+    min_visible=0.7,
+)
+
+
+def sentence(graph: AbstractGraph) -> str:
+    """What a graph of this world asks for: "a red star to the left of an orange dotted heart and a circle".
+
+    Objects come in the graph's order, each with its attributes in theirs; the relation, which must be of the first
+    object to the second, stands between them. Raises ValueError for other or more relations.
+    """
+    said = []
+    for item in graph.objects:
+        words = [*item.attributes, item.name]
+        said.append(" ".join(["an" if words[0][0] in "aeiou" else "a", *words]))
+    if graph.relations:
+        ends = [item.identity for item in graph.objects[:2]]
+        if len(graph.relations) > 1 or [graph.relations[0].subject, graph.relations[0].object] != ends:
+            raise ValueError(
+                f"relations {[relation.name for relation in graph.relations]}: a sentence states one, of its first "
+                "object to its second."
+            )
+        said[:2] = [f"{said[0]} {RELATION_WORDS[graph.relations[0].name]} {said[1]}"]
+    return " and ".join(said)
+
+
+def position_of(scene: Scene, subject: int, other: int) -> str | None:
+    """Where the object numbered `subject` is, seen from `other`, along the axis on which they differ more; None where
+    a person would hesitate."""
+    a, b = scene.objects[subject], scene.objects[other]
+    across, down = abs(a.x - b.x) / scene.width, abs(a.y - b.y) / scene.height
+    names = POSITIONS[:2] if across > down else POSITIONS[2:]
+    return next((name for name in names if holds(scene, subject, name, other)), None)
+
+
+def draw_graph(scene: Scene, boxes: np.ndarray, draws: Draws) -> AbstractGraph:
+    """A graph of some objects of a scene in any order, each with none, its colour, or colour and texture as attributes;
+    every other time with the relation of the first object to the second. boxes: (N, 4) of the scene's objects."""
+    left = list(range(len(scene.objects)))
+    chosen = [left.pop(draws.integer(0, len(left) - 1)) for _ in range(draws.integer(1, min(len(left), MAX_OBJECTS)))]
+    objects = []
+    for number in chosen:
+        item = scene.objects[number]
+        attributes = (item.colour, item.texture)[: draws.integer(0, 2)]
+        objects.append(GraphObject(number, item.shape, attributes, tuple(map(float, boxes[number]))))
+    position = position_of(scene, *chosen[:2]) if len(chosen) > 1 and draws.uniform() < 0.5 else None
+    relations = () if position is None else (GraphRelation(chosen[0], position, chosen[1]),)
+    graph = AbstractGraph(tuple(objects), relations)
+    return AbstractGraph(graph.objects, graph.relations, sentence(graph))
+
+
+class EmbeddedSceneGraphs(Dataset):
+    """Scenes number 0 to `n_scenes` - 1 of a split, each with a graph and its sentence.
+
+    Evaluation draws the graph from (seed, index), training from (seed, epoch, index). Nodes have `region_features` of
+    what is visible of their objects, the image that of the whole picture.
+    """
+
+    def __init__(self, recipe: SceneRecipe, split: str, n_scenes: int, vocabulary: Vocabulary, seed: int = 0):
+        self.scenes = EmbeddedDetection(recipe, split, n_scenes, seed)
+        self.split, self.seed, self.vocabulary = split, seed, vocabulary
+        self._seen: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def graph(self, index: int, epoch: int = 0) -> AbstractGraph:
+        """What sample `index` asks for; without training the same in each epoch."""
+        boxes, _ = self.scenes.boxes(index)
+        drawn = Draws(sample_seed(self.seed, epoch if self.split == "train" else 0, index))
+        return draw_graph(self.scenes.scene(index), boxes.numpy(), drawn)
+
+    def name(self, index: int) -> tuple[str, str]:
+        """Image and region id of sample `index`."""
+        return f"{self.split}{index:06d}", "0"
+
+    def picture(self, index: int) -> np.ndarray:
+        """The picture of sample `index`, uint8 (h, w, 3)."""
+        return self.scenes.load(index)[0].permute(1, 2, 0).numpy()
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        graph = self.graph(index, epoch)
+        nodes = graph_nodes(graph, MAX_NODES)
+        phrase = self.vocabulary.encode(graph.phrase, max_words=30)
+        image, features = self._features(index, np.array(nodes.boxes, np.float32))
+        return scene_graph_sample(index, *self.name(index), graph.phrase, phrase, nodes, image, features)
+
+    def _features(self, index: int, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Features of the whole picture (C,) and of boxes (N, 4); those of the picture and its objects are kept."""
+        own, (h, w) = self.scenes.boxes(index)
+        known = np.vstack([[[0, 0, w, h]], own.numpy()]).astype(np.float32)
+        pixels = None
+        if index not in self._seen:
+            pixels = self.scenes.load(index)[0].numpy()
+            self._seen[index] = region_features(pixels, known)
+        kept = self._seen[index]
+        rows = []
+        for box in boxes:
+            (place,) = np.nonzero((known == box).all(1))
+            if len(place):
+                rows.append(kept[place[0]])
+            else:  # around two objects
+                pixels = self.scenes.load(index)[0].numpy() if pixels is None else pixels
+                rows.append(region_features(pixels, box[None])[0])
+        return kept[0], np.stack(rows)
+
+
+class EmbeddedSceneGraphsModule(CaptionedGraphs):
+    """Scene graphs of the embedded world: finite splits of scenes, each a function of (seed, split, index)."""
+
+    def __init__(
+        self,
+        recipe: SceneRecipe = DEFAULT_RECIPE,
+        n_train: int = 3000,
+        n_val: int = 300,
+        n_test: int = 300,
+        batch_size: int = 64,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+    ):
+        super().__init__(batch_size, eval_batch_size, num_workers, seed=seed)
+        self.recipe = recipe
+        self.sizes = {"train": n_train, "val": n_val, "test": n_test}
+        words = {"a", "an", "and", *recipe.shapes, *recipe.colours, *recipe.textures}
+        words.update(word for name in POSITIONS for word in RELATION_WORDS[name].split())
+        self.vocabulary = Vocabulary.of_words(sorted(words))
+        self._splits: dict[str, EmbeddedSceneGraphs] = {}
+
+    def dataset(self, split: str) -> EmbeddedSceneGraphs:
+        split = "test" if split == "predict" else split
+        if split not in self._splits:
+            self._splits[split] = EmbeddedSceneGraphs(self.recipe, split, self.sizes[split], self.vocabulary, self.seed)
+        return self._splits[split]
+
+    def references(self, split: str) -> dict[str, list[str]]:
+        dataset = self.dataset(split)
+        return {sample_name(*dataset.name(index)): [dataset.graph(index).phrase] for index in range(len(dataset))}
+
+    def picture(self, split: str, index: int) -> np.ndarray:
+        """The picture of sample `index` of a split, uint8 (h, w, 3)."""
+        return self.dataset(split).picture(index)

@@ -1,0 +1,234 @@
+"""Training, evaluating and using a captioner of abstract scene graphs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from lightning_xai.evaluate.caption_metrics import METRICS, WITHOUT_JAVA, caption_scores
+from lightning_xai.evaluate.collected_captions import CollectedCaptions
+from lightning_xai.evaluate.graph_swaps import names_exchanged, object_pair, with_objects_exchanged
+from lightning_xai.nets.asg_captioner import EOS, ASGCaptioner
+from lightning_xai.nets.asg_captioner_checkpoints import load_captioner_checkpoint
+from lightning_xai.nets.beam_search import ENDED
+from lightning_xai.tasks.caption_loss import caption_loss
+from lightning_xai.tasks.not_finite import stop_unless_finite
+
+
+class Sentence(NamedTuple):
+    """A caption, its score (see `CaptioningTask.captions`) and the log-probability of each word, its end included."""
+
+    text: str
+    score: float
+    word_scores: tuple[float, ...]
+
+
+class CaptioningTask(pl.LightningModule):
+    """Train a captioner on graphs with captions, and measure what it says of other graphs.
+
+    A batch has graph (what the network reads), captions (B, T) and caption_masks (B, T), index (B,), and tuples of B:
+    names, nodes. The trainer's data module has `vocabulary` (with `words` and `decode`) and `references(split)`.
+    Adam without decay, at a constant rate, as published.
+
+    Args:
+        beam_width: Of test and prediction; 1 is greedy, as is every validation. sentences: How many a graph gets.
+        reorder_all: See `ASGCaptioner.beam`; False is what the published code did.
+        max_words: The longest caption, its end included.
+        metrics, jars: See `caption_scores`.
+        swap_objects: Also measure `swap`, the share of graphs with two objects of different names whose names change
+            places in the caption when the objects do; it needs each graph to be captioned twice.
+        checkpoint: A published file or one of this project whose weights training or evaluation starts from.
+
+    After validation or test `last_scores` has loss (per word, of the whole split), the metrics, and `swap`. A
+    checkpoint remembers the words; ValueError where the data have others.
+    """
+
+    def __init__(
+        self,
+        net: ASGCaptioner,
+        lr: float = 2e-4,
+        beam_width: int = 1,
+        sentences: int = 1,
+        reorder_all: bool = True,
+        max_words: int = 25,
+        metrics: Sequence[str] = WITHOUT_JAVA,
+        jars: Mapping[str, str] | None = None,
+        swap_objects: bool = False,
+        checkpoint: str | None = None,
+    ):
+        super().__init__()
+        for name, value in {"beam_width": beam_width, "sentences": sentences, "max_words": max_words}.items():
+            if value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if sentences > 1 and beam_width == 1:
+            raise ValueError(f"sentences={sentences} of a graph need a beam_width above 1: greedy decoding finds one")
+        unknown = [metric for metric in metrics if metric not in METRICS]
+        if unknown:
+            raise ValueError(f"no caption metric {unknown[0]!r}; there are: {', '.join(METRICS)}")
+        self.net, self.lr = net, lr
+        self.beam_width, self.sentences, self.reorder_all = beam_width, sentences, reorder_all
+        self.max_words, self.metrics, self.jars, self.swap_objects = max_words, tuple(metrics), jars, swap_objects
+        self.vocabulary: Any = None
+        self.last_scores: dict[str, float] | None = None
+        self._references: dict[str, dict[str, list[str]]] = {}
+        self._loss_sum, self._loss_steps = 0.0, 0
+        self._start_evaluation()
+        if checkpoint is not None:
+            load_captioner_checkpoint(net, checkpoint)
+
+    def setup(self, stage: str) -> None:
+        data = self.trainer.datamodule
+        vocabulary = getattr(data, "vocabulary", None)
+        if not hasattr(vocabulary, "decode") or not callable(getattr(data, "references", None)):
+            raise TypeError(
+                f"captions are trained with a data module that has a vocabulary and references, such as "
+                f"SceneGraphModule, but the trainer has {type(data).__name__}"
+            )
+        if len(vocabulary) != self.net.vocabulary:
+            raise ValueError(
+                f"the network has vocabulary={self.net.vocabulary} words, but the data have {len(vocabulary)}: build "
+                f"it with vocabulary={len(vocabulary)}"
+            )
+        self.vocabulary, self._references = vocabulary, {}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["words"] = list(self.vocabulary.words)
+        checkpoint["train_loss_so_far"] = (float(self._loss_sum), self._loss_steps)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        words = checkpoint.get("words")
+        if self.vocabulary is not None and words is not None and words != list(self.vocabulary.words):
+            differing = [pair for pair in zip(words, self.vocabulary.words, strict=False) if pair[0] != pair[1]]
+            said = (
+                f"{differing[0][0]!r} was where the data have {differing[0][1]!r}" if differing else "others are more"
+            )
+            raise ValueError(
+                f"the checkpoint was trained with other words ({said}): evaluate it with the vocabulary of its training"
+            )
+        self._loss_sum, self._loss_steps = checkpoint.get("train_loss_so_far", (0.0, 0))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.net.parameters(), lr=self.lr)
+
+    def on_fit_start(self) -> None:
+        self.net.train()
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        logits = self.net(batch["graph"], batch["captions"])["logits"]
+        loss = caption_loss(logits.float(), batch["captions"], batch["caption_masks"])
+        if self.trainer.world_size > 1:  # the mean over processes is then the mean over all words of the step
+            words = (batch["caption_masks"][:, 1:] > 0).sum().to(loss)
+            everyones = words.clone()
+            dist.all_reduce(everyones)
+            loss = loss * words * self.trainer.world_size / everyones.clamp(min=1)
+        stop_unless_finite(self, loss, batch["index"].tolist(), lambda: "the loss of the words", batch_idx)
+        self._loss_sum = self._loss_sum + loss.detach().double()
+        self._loss_steps += 1
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def on_train_epoch_start(self) -> None:
+        self._loss_sum, self._loss_steps = 0.0, 0
+
+    def epoch_losses(self, stage: str) -> dict[str, float]:
+        """The mean loss of this epoch's training batches over all processes; a collective call."""
+        if stage != "train":
+            return {}
+        total, steps = self._summed([float(self._loss_sum), self._loss_steps])
+        return {"loss": total / steps} if steps else {}
+
+    def captions(self, graph: Mapping[str, Tensor], greedy: bool = False) -> list[list[Sentence]]:
+        """`sentences` or fewer captions of each graph, best first.
+
+        A score is the sum of the words' log-probabilities in greedy decoding and their mean in a beam search, as the
+        published code has it.
+        """
+        if greedy or self.beam_width == 1:
+            said = self.net.greedy(graph, self.max_words)
+            pairs = zip(said["words"].tolist(), said["logprobs"].tolist(), strict=True)
+            return [[self._sentence(words, scores)] for words, scores in pairs]
+        beams = self.net.beam(graph, self.beam_width, self.sentences, self.max_words, self.reorder_all)
+        found = []
+        for rows in zip(*(part.tolist() for part in beams), strict=True):
+            words, logprobs, scores, count = rows
+            alive = [place for place in range(count) if place == 0 or scores[place] > ENDED / (2 * self.max_words)]
+            found.append([self._sentence(words[place], logprobs[place], scores[place]) for place in alive])
+        return found
+
+    def _sentence(self, words: Sequence[int], logprobs: Sequence[float], score: float | None = None) -> Sentence:
+        written = [word for word in words if word >= 0]
+        # as in the reference an end that is a beam's first word does not end it, yet nothing behind it is said
+        length = written.index(EOS) + 1 if EOS in written else len(written)
+        of_words = tuple(logprobs[:length])
+        return Sentence(self.vocabulary.decode(written), sum(of_words) if score is None else score, of_words)
+
+    def on_validation_epoch_start(self) -> None:
+        self._start_evaluation()
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def _start_evaluation(self) -> None:
+        self._written = CollectedCaptions()
+        self._sums = [0.0, 0.0, 0.0, 0.0]  # loss and words, exchanged pairs and pairs
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._evaluate(batch, "val", greedy=True)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._evaluate(batch, "test", greedy=False)
+
+    def _evaluate(self, batch: Mapping[str, Any], split: str, greedy: bool) -> None:
+        if split not in self._references:
+            self._references[split] = self.trainer.datamodule.references(split)
+        graph, captions, masks = batch["graph"], batch["captions"], batch["caption_masks"]
+        losses = caption_loss(self.net(graph, captions)["logits"].float(), captions, masks, per_sample=True)
+        words = (masks[:, 1:] > 0).sum(1)
+        self._sums[0] += float((losses.double() * words).sum())
+        self._sums[1] += float(words.sum())
+        written = [sentences[0].text for sentences in self.captions(graph, greedy)]
+        references = [self._references[split][name] for name in batch["names"]]
+        self._written.add(batch["index"].tolist(), batch["names"], written, references)
+        if not self.swap_objects:
+            return
+        others = [sentences[0].text for sentences in self.captions(with_objects_exchanged(graph), greedy)]
+        for nodes, before, after in zip(batch["nodes"], written, others, strict=True):
+            if pair := object_pair(nodes.names, nodes.types):
+                self._sums[2] += names_exchanged(before, after, *pair)
+                self._sums[3] += 1
+
+    def on_validation_epoch_end(self) -> None:
+        self._end_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._end_evaluation("test")
+
+    def _end_evaluation(self, stage: str) -> None:
+        loss, words, exchanged, pairs = self._summed(self._sums)
+        written = self._written.gathered()
+        scores = {"loss": loss / max(words, 1)}
+        scores |= caption_scores(written.predictions, written.references, self.metrics, self.jars).corpus
+        if pairs:
+            scores["swap"] = exchanged / pairs
+        self._start_evaluation()
+        if not self.trainer.sanity_checking:
+            self.last_scores = scores
+        # all processes hold the same numbers; their maximum is exactly that number, their mean may be rounded
+        self.log_dict({f"{stage}/{name}": value for name, value in scores.items()}, sync_dist=True, reduce_fx="max")
+
+    def _summed(self, numbers: Sequence[float]) -> list[float]:
+        """The numbers summed over all processes."""
+        own = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+        if self.trainer.world_size > 1:
+            dist.all_reduce(own)
+        return own.tolist()
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """index (list of B), names (B,) and captions, a list of `Sentence` for each graph."""
+        return {
+            "index": batch["index"].tolist(),
+            "names": batch["names"],
+            "captions": self.captions(batch["graph"]),
+        }

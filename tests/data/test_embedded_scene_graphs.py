@@ -1,0 +1,80 @@
+"""Scene graphs of drawn scenes."""
+
+import pytest
+import torch
+
+from lightning_xai.data.abstract_graph import AbstractGraph, GraphObject, GraphRelation
+from lightning_xai.data.drawn_features import region_features
+from lightning_xai.data.embedded_scene_graphs import EmbeddedSceneGraphsModule, position_of, sentence
+
+STAR = GraphObject(4, "star", ("red", "dotted"), (0, 0, 8, 8))
+HEART = GraphObject(1, "heart", ("orange",), (9, 9, 20, 20))
+CIRCLE = GraphObject(2, "circle", (), (30, 0, 40, 9))
+
+
+def module(**arguments) -> EmbeddedSceneGraphsModule:
+    return EmbeddedSceneGraphsModule(**{"n_train": 24, "n_val": 40, "n_test": 3, "batch_size": 8, **arguments})
+
+
+def test_the_sentence_follows_from_the_graph():
+    assert sentence(AbstractGraph((STAR, HEART, CIRCLE))) == "a red dotted star and an orange heart and a circle"
+    left = GraphRelation(1, "left of", 4)
+    said = sentence(AbstractGraph((HEART, STAR, CIRCLE), (left,)))
+    assert said == "an orange heart to the left of a red dotted star and a circle"
+    with pytest.raises(ValueError, match=r"relations \['left of'\]: a sentence states one, of its first object"):
+        sentence(AbstractGraph((STAR, HEART), (left,)))
+
+
+def test_graphs_are_true_of_their_scenes():
+    data = module()
+    counts, relations = set(), 0
+    for index in range(40):
+        scene, graph = data.val_set.scenes.scene(index), data.val_set.graph(index)
+        for item in graph.objects:
+            drawn = scene.objects[item.identity]
+            assert item.name == drawn.shape and item.attributes == (drawn.colour, drawn.texture)[: len(item.attributes)]
+            x0, y0, x1, y1 = item.box
+            assert x0 - 1 <= drawn.x <= x1 + 1 and y0 - 1 <= drawn.y <= y1 + 1
+        for relation in graph.relations:
+            a, b = scene.objects[relation.subject], scene.objects[relation.object]
+            assert {"left of": a.x < b.x, "right of": a.x > b.x, "above": a.y < b.y, "below": a.y > b.y}[relation.name]
+            assert position_of(scene, relation.object, relation.subject) != relation.name
+        counts.add(graph.counts())
+        relations += len(graph.relations)
+        words = data.vocabulary.encode(graph.phrase, 30)
+        assert 2 not in words and data.vocabulary.decode(words) == graph.phrase
+    assert len(counts) > 8 and 4 < relations < 30
+
+
+def test_training_asks_for_something_else_in_each_epoch_and_evaluation_does_not():
+    data, again = module(), module()
+    graphs = [data.train_set.graph(5, epoch) for epoch in range(8)]
+    assert len({graph.phrase for graph in graphs}) > 3
+    assert [again.train_set[epoch, 5]["phrase"] for epoch in range(8)] == [graph.phrase for graph in graphs]
+    assert data.val_set.graph(5) == data.val_set.graph(5, epoch=3)
+    assert module(seed=1).val_set.graph(5) != data.val_set.graph(5)
+
+
+def test_nodes_see_what_they_stand_for():
+    data = module()
+    batch = data.collate([data.val_set[index] for index in range(12)])
+    related = 0
+    for sample, nodes in enumerate(batch["nodes"]):
+        pixels = torch.from_numpy(data.picture("val", sample)).permute(2, 0, 1).numpy()
+        seen = torch.from_numpy(region_features(pixels, nodes.boxes))
+        assert torch.equal(batch["graph"]["attn_fts"][sample, : len(nodes)], seen)
+        whole = torch.from_numpy(region_features(pixels, [[0, 0, 64, 64]]))[0]
+        assert torch.equal(batch["graph"]["mp_fts"][sample], whole)
+        related += 2 in nodes.types
+    assert related  # the box around two objects was looked at too
+    assert batch["graph"]["attn_fts"].shape[1] <= 10
+
+
+def test_batches_and_references():
+    data = module()
+    batches = list(data.train_dataloader())
+    assert [len(batch["captions"]) for batch in batches] == [8, 8, 8]
+    (test,) = data.test_dataloader()
+    assert test["names"] == ("test000000_0", "test000001_0", "test000002_0")
+    assert data.references("test") == {n: [p] for n, p in zip(test["names"], test["phrases"], strict=True)}
+    assert data.references("predict") == data.references("test")
