@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
 from lightning_xai.explain.evaluation_mode import evaluation_mode
+from lightning_xai.explain.linear_gradients import linear_maps_of_inputs
 from lightning_xai.explain.recording import Recording, record
 from lightning_xai.explain.site_relevance import ruled_recording
 from lightning_xai.explain.targets import Targets
@@ -38,14 +39,15 @@ class Needs:
         """The context in which the forward pass that is to be explained runs.
 
         The network is in eval mode meanwhile, whatever mode it was in before, and draws no random number of the
-        caller's.
+        caller's. Its linear maps give no gradient to their weights, see `linear_maps_of_inputs`.
         """
         made = (
             record(net, gradients=self.gradients)
             if self.rules is None
             else ruled_recording(net, self.rules, self.down_to)
         )
-        with evaluation_mode(net), made as recording:
+        linear = linear_maps_of_inputs() if self.gradients and self.rules is None else nullcontext()
+        with evaluation_mode(net), linear, made as recording:
             yield recording
 
 

@@ -29,7 +29,7 @@ Reduction = Callable[[Record, Tensor], Tensor]
 
 # As many targets share a vectorised backward pass as keep the gradient of one site below so many numbers: a CPU wants
 # what it works on in its cache (measured on DETR), other devices want few and large operations.
-_NUMBERS_AT_ONCE = {"cpu": 2**20}
+_NUMBERS_AT_ONCE = {"cpu": 2**21}
 _NUMBERS_AT_ONCE_ELSEWHERE = 2**26
 
 
