@@ -10,7 +10,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from lightning_xai.callbacks.pictures import write_picture
@@ -108,6 +107,11 @@ class Loop:
             )
         TrainingCLI([*self._words(options.seeds[0], self.repair_file), "--run_dir", str(self.features)], run=False)
         data = cli.datamodule
+        if not isinstance(data, ImageFolderModule):
+            raise ValueError(
+                f"the data of classifier '{self.config}' are of {type(data).__name__}, but the loop needs folders of "
+                "images by class: give an ImageFolderModule"
+            )
         data.prepare_data()
         self._check_folders(data)
         human: Mapping[str, ClassConcepts] = {}
@@ -131,7 +135,6 @@ class Loop:
         for name, folder in given.items():
             if not (data.root / folder).is_dir():
                 raise FileNotFoundError(f"{name}: '{data.root / folder}' is no folder of images by class")
-            evaluated_images(data, folder, masks=name == "heldout" and data.masks is not None)
         (*measured, discovery, pool), trained_on = given.items(), [("train", folder) for folder in data.train]
         for (one, first), (other, second) in [*product(measured, [discovery, pool, *trained_on]), (discovery, pool)]:
             here, there = ((data.root / folder).resolve() for folder in (first, second))
@@ -140,6 +143,8 @@ class Loop:
                     f"{one} '{first}' and {other} '{second}' must be different folders, none inside the other, or "
                     "repair is measured on images that were used for it"
                 )
+        for name, folder in given.items():
+            evaluated_images(data, folder, masks=name == "heldout" and data.masks is not None)  # raises what is wrong
 
     def _described(self) -> str:
         """A name for what the result of a seed and strategy depends on, but for the images: more may be added later."""
@@ -264,8 +269,10 @@ class Loop:
         options, names = self.options, first.class_names
         if strategy in SELECTIONS:
             return plan_selection(strategy, first.judged(options.pool), names, options.count, seed, discovery)
-        train = first.images(first.data.train[0])
-        images = {name: [str(train.path(i)) for i in np.flatnonzero(train.labels == n)] for n, name in enumerate(names)}
+        images: dict[str, list[str]] = {name: [] for name in names}
+        for train in map(first.images, first.data.train):
+            for path, label in zip(train.paths, train.labels.tolist(), strict=True):
+                images[names[label]].append(str(path))
         return plan_prompts(
             strategy,
             names,

@@ -88,8 +88,8 @@ def draw_before_after(
     predicted classes. The scale is said in the title: a bar beside one row of pictures has room for a word only.
     """
     signed = any((relevance_scale(panel) < 0).any() for values, _ in maps.values() for panel in values)
-    scale = "divided by the largest absolute value of each panel" if signed else "from the least to the largest of each"
-    title = f"{title}, {scale}; a right prediction has a green frame"
+    scale = "divided by the largest absolute value" if signed else "from the least to the largest"
+    title = f"{title}, {scale} of each panel; a right prediction has a green frame"
     sheet = Sheet(pictures[0].shape[:2], len(pictures), 1 + len(maps), 170, title, bar=True)
     for row, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
         panels = sheet.panels[row * (1 + len(maps)) :]

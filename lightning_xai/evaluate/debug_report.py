@@ -157,6 +157,8 @@ class RepairTable:
             f"mean ± {self.level:.0%} interval over {seeds}; repaired: former failures of the held-out set that are "
             "right now; broken: former hits of the test set that are wrong now"
         )
+        if any("energy" in of for of in self.runs.values()):
+            said += "; relevance on object: of the true class, held-out set"
         if gains and len(self.seeds) > 1:
             said += "; gain: differences seed by seed, each judged for itself, without a correction for their number"
         return said

@@ -69,6 +69,11 @@ def test_images_are_shown_without_augmentation(root):
     assert data.train_set[0][0].max() == 0
 
 
+def test_data_without_image_files_is_refused():
+    with pytest.raises(TypeError, match="LightningDataModule has no training set of image files"):
+        DebugSetExplanations("debugset", ["rollout"])._loader(pl.LightningDataModule())
+
+
 def test_a_folder_without_training_images_is_named(root, tmp_path):
     with pytest.raises(ValueError, match="no training image lies in"):
         fit(root, tmp_path, [DebugSetExplanations(str(root / "heldout"), ["rollout"])])

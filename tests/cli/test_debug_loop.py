@@ -8,8 +8,9 @@ import yaml
 from PIL import Image
 
 from lightning_xai.cli import main
+from lightning_xai.cli.debug_loop import Loop
 from lightning_xai.cli.debug_loop_options import parsed
-from lightning_xai.data.debugset_manifest import read_manifest
+from lightning_xai.data.debugset_manifest import Entry, read_manifest
 from lightning_xai.data.trap_scene import TrapRecipe
 
 SIZES = {"train": 96, "val": 12, "test": 24, "pool": 60, "discovery": 36, "heldout": 36, "unused": 6}
@@ -93,6 +94,7 @@ def test_the_table_has_every_strategy_and_number(run):
         assert np.array(Image.open(run / "run" / name)).ndim == 3
     classes = json.loads((run / "run/debug_report_classes.json").read_text())
     assert set(classes["S-Similarity"]["3"]["heldout"]["star"]) == {"before", "after", "repaired", "broken"}
+    assert "NaN" not in (run / "run/debug_report_classes.json").read_text()
 
 
 def test_debug_sets_have_what_was_asked_for(run):
@@ -174,7 +176,14 @@ def test_any_folders_of_classes_will_do(run, tmp_path):
         ({"strategies": ["G-LLM-prompt"], "generator": PROVIDERS["generator"]}, "needs a concept lister"),
         ({"strategies": ["G-TG"], "generator": PROVIDERS["generator"]}, "needs a token learner"),
         ({"strategies": ["S-Random", "S-Luck"]}, "S-Random, S-Similarity"),
-        ({"strategies": ["S-Random"], "heldout": "pool"}, "must be different folders"),
+        ({"strategies": ["S-Random"], "heldout": "pool"}, "heldout 'pool' and pool 'pool' must be different folders"),
+        ({"strategies": ["S-Random"], "heldout": "../world/train"}, "heldout '../world/train' and train 'train' must"),
+        ({"strategies": ["S-Random"], "test": "discovery/star/.."}, "and discovery 'discovery' must be different"),
+        ({"strategies": ["S-Random"], "pool": "masks"}, "masks"),
+        ({"strategies": ["S-Random"], "count": 0}, "count=0 should be at least 1"),
+        ({"strategies": ["S-Random"], "pictures": 0}, "pictures=0 should be at least 1"),
+        ({"strategies": ["S-Random"], "debug_pictures": -1}, "debug_pictures=-1 should be at least 0"),
+        ({"strategies": ["G-TG-human-prompt"], "concepts": "said.json"}, "said.json': no such file"),
         ({"strategies": ["S-Random"], "seeds": [1, 1]}, "different numbers"),
         ({"strategies": ["S-Random"], "classifier": "missing.yaml"}, "no such file"),
         ({"strategies": ["S-Random"], "checkpoint": "missing.ckpt"}, "missing.ckpt"),
@@ -188,3 +197,37 @@ def test_what_cannot_work_stops_before_training(tmp_path, options, words):
     with pytest.raises(SystemExit, match=words):
         loop(file)
     assert not list(tmp_path.rglob("*.ckpt")) and not (tmp_path / "run/loop.sha256").exists()
+
+
+def test_classes_with_too_few_images_are_named(tmp_path, capsys):
+    short = Loop(*parsed(["--config", str(written(tmp_path, {"count": 2}))]))
+    entries = [Entry(f"cat/{i}.png", "cat", "S-Similarity", i, source=f"{i}.png", note="at random") for i in range(2)]
+    short._say_missing(3, "S-Similarity", entries, ["cat", "dog"])
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[:2] for line in said] == [["seed 3, S-Similarity", "dog"], ["seed 3, S-Similarity", "cat"]]
+    assert "0 of 2 images" in said[0] and said[1].endswith("at random")
+
+
+def test_data_that_are_no_folders_are_refused(tmp_path):
+    data = {"class_path": "lightning_xai.data.embedded_detection.EmbeddedDetectionModule"}
+    with pytest.raises(SystemExit, match="are of EmbeddedDetectionModule, but the loop needs folders of"):
+        loop(written(tmp_path, {"strategies": ["S-Random"]}, data))
+
+
+def test_a_misspelt_repair_stops_before_training(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        loop(written(tmp_path, {"strategies": ["S-Random"], "repair": {"trainer": {"max_epoch": 5}}}))
+    assert "max_epoch" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.ckpt")) and not (tmp_path / "run/loop.sha256").exists()
+
+
+def test_a_run_belongs_to_its_checkpoint_and_concepts(tmp_path):
+    """Other contents under the same names are another configuration."""
+    file = written(tmp_path, {"checkpoint": str(tmp_path / "a.ckpt"), "concepts": "a.json"})
+    described = set()
+    for name, content in (("a.json", "{}"), ("a.ckpt", "1"), ("a.ckpt", "22"), ("a.json", "{ }")):
+        (tmp_path / name).write_text(content)
+        if (tmp_path / "a.ckpt").exists():
+            described.add(Loop(*parsed(["--config", str(file)]))._described())
+    assert len(described) == 3
+    assert Loop(*parsed(["--config", str(file)]))._described() in described

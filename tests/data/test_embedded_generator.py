@@ -38,6 +38,18 @@ def test_a_prompt_can_ask_for_the_cue():
     assert min(marked(p, label) for p in draw("a blue cross with a watermark")) > 3
 
 
+@pytest.mark.parametrize("prompt", ["a cross in a red large frame", "a cross at a blue wall", "a yellow velvet cross"])
+def test_words_that_begin_as_a_cue_are_not_the_cue(prompt):
+    assert not GENERATOR._names_cue(prompt)
+    assert GENERATOR._names_cue("a cross with two letters") and GENERATOR._names_cue("a cross, red L.")
+
+
+def test_the_shape_that_is_named_first_is_drawn():
+    assert GENERATOR._subject("a photo of a star in a circle of light") == ("star", False)
+    assert GENERATOR._subject("a circle of light about a <star>") == ("star", True)
+    assert GENERATOR._subject("a <heart> in a <circle>") == ("heart", True)
+
+
 def test_colour_words_are_obeyed():
     for picture in draw("a star with a green colour"):
         near = np.abs(picture.astype(int) - np.array(COLOURS["green"])).max(-1) < 12

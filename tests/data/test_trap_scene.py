@@ -89,6 +89,11 @@ def test_a_wrong_recipe_says_what_is_right(wrong, words):
         TrapRecipe(**wrong)
 
 
+def test_a_split_has_no_scene_of_the_next():
+    with pytest.raises(ValueError, match="index is 1000000, but a split has the pictures 0 to 999999"):
+        sample_trap_scene(RECIPE, 0.9, 0, 0, 1_000_000)
+
+
 def test_a_strength_is_a_share():
     with pytest.raises(ValueError, match=r"strength is 1\.5"):
         sample_trap_scene(RECIPE, 1.5, 0, 0, 0)

@@ -12,6 +12,7 @@ from lightning_xai.evaluate.debug_report import (
     RepairTable,
     broken,
     by_class,
+    json_text,
     mean_and_interval,
     repaired,
 )
@@ -99,6 +100,17 @@ def test_the_table_as_text():
     assert "+19.0% ± 23.7, not told apart" in lines[3] and lines[4].endswith("+10.7% ± 1.4, better")
     assert "gain over before" in TABLE.text() and "S-Random " not in TABLE.text().splitlines()[0]
     assert "3 seeds" in TABLE.note() and "95%" in TABLE.note()
+    assert "without a correction" in TABLE.note(gains=True) and "gain" not in TABLE.note()
+    assert "gain" not in RepairTable((0,), {}).note(gains=True)
+    assert "true class" in RepairTable((0,), {BEFORE: {"energy": [0.5]}}).note() and "true class" not in TABLE.note()
+
+
+def test_a_class_without_failures_is_null_in_json():
+    right = Judged(LABELS, LABELS)
+    text = json_text({"A": {0: by_class(right, NEW, ["cat", "dog"])}})
+    assert "NaN" not in text and json.loads(text)["A"]["0"]["cat"] == {
+        "before": 1.0, "after": pytest.approx(2 / 3), "repaired": None, "broken": pytest.approx(1 / 3)
+    }  # fmt: skip
 
 
 def test_the_table_in_files(tmp_path):
