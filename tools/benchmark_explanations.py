@@ -136,11 +136,11 @@ def time_detr(height: int, width: int, turns: int) -> None:
         ours(images, mask)
 
     torch.testing.assert_close(by("generic_relevance")(), reference(), rtol=2e-2, atol=1e-6)
-    calls = {FORWARD: forward, REFERENCE: reference, **{name: by(name) for name in explaining(ours, (images, mask))}}
+    calls = {FORWARD: forward, REFERENCE: reference, **{name: by(name) for name in explaining()}}
     print_costs(calls, turns)
 
 
-def explaining(net: nn.Module, inputs: tuple) -> list[str]:
+def explaining() -> list[str]:
     """The registered methods, without those that by definition run the network dozens of times."""
     return [name for name in METHODS if not isinstance(method(name), PixelFunction)]
 
@@ -206,7 +206,7 @@ def vit(turns: int) -> None:
 
     got, expected = by("generic_relevance")()[0, 1:], reference()
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-7)
-    calls = {FORWARD: forward, REFERENCE: reference, **{name: by(name) for name in explaining(ours, (images,))}}
+    calls = {FORWARD: forward, REFERENCE: reference, **{name: by(name) for name in explaining()}}
     print_costs(calls, turns)
 
 

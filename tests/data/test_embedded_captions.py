@@ -40,5 +40,5 @@ def test_one_picture_with_texts():
 def test_errors():
     with pytest.raises(ValueError, match="scenes of 32 x 64 pixels: images of pairs are square"):
         EmbeddedCaptionsModule(SceneRecipe(height=32, width=64, max_size=14))
-    with pytest.raises(ValueError, match="4 pairs do not fill one batch of batch_size=8 on 1 process"):
+    with pytest.raises(ValueError, match="4 samples do not fill one batch of batch_size=8 on 1 process"):
         EmbeddedCaptionsModule(RECIPE, n_train=4, batch_size=8).train_dataloader()
