@@ -19,8 +19,9 @@ class CaptionViews(pl.Callback):
     """Caption some graphs of the validation set in the validation of every n-th epoch and the last, and draw how.
 
     The picture, pictures/captions/<sample>, has the nodes' boxes, the words in the colour of the node they attend to
-    most, the attention of each word to each node, and where the captioner has flow attention its gates: how much is by
-    content, and of the rest what stays, goes one edge on and two. The graphs are `samples` evenly spaced ones; they are
+    most, the attention of each word to each node, where the captioner has flow attention its gates (how much is by
+    content, and of the rest what stays, goes one edge on and two), and where it has a memory how much each word
+    rewrites of the nodes that it attends to. The graphs are `samples` evenly spaced ones; they are
     captioned greedily on the first process alone, in eval mode. The data module has `val_set`, `collate`, and
     `picture(split, index)`, an array uint8 (h, w, 3), a file, or None for white.
     """
@@ -68,8 +69,10 @@ def draw_sample(data: Any, batch: dict[str, Any], said: dict[str, Tensor], row: 
     gates = None
     if "flow_gate" in shown:
         gates = np.concatenate([shown["interpolate_gate"], shown["flow_gate"]], 1)
-    title = f"{' '.join(words) or '(no word)'}\nasked for: {batch['phrases'][row]}"
-    return draw_caption_nodes(pixels, drawn, words, shown["attention"][:, : len(drawn)], gates, title)
+    memory = shown["sentinel_gate"][:, 0] if "sentinel_gate" in shown else None
+    asked = f"\nasked for: {batch['phrases'][row]}" if batch["phrases"][row] else ""
+    title = (" ".join(words) or "(no word)") + asked
+    return draw_caption_nodes(pixels, drawn, words, shown["attention"][:, : len(drawn)], gates, title, memory)
 
 
 def _pixels(picture: np.ndarray | Path | None, nodes: Any) -> np.ndarray:

@@ -55,7 +55,7 @@ def run(command: str, words: list[str]) -> int:
         methods = methods_by_name(methods_of_options(options.method or DEFAULT_METHODS))
         if options.limit < 1:
             raise ValueError(f"--limit {options.limit} must be at least 1")
-        picture = None if options.input is None else _picture(options.input)
+        picture = None if options.input is None else read_picture(options.input)
     except ValueError as error:
         raise SystemExit(f"lightning-xai explain: {error}") from error
     cli = configured_with_weights(rest, options.ckpt)
@@ -64,7 +64,7 @@ def run(command: str, words: list[str]) -> int:
         if picture is None:
             batch, name = _validation_batch(module, options.index, options.text), f"val_{options.index}"
         else:
-            batch, name = _picture_batch(module, picture, options.text), options.input.stem
+            batch, name = picture_batch(module, picture, options.text), options.input.stem
         if getattr(task, "class_names", None) is None:
             task.class_names = getattr(module, "class_names", None)
         device = cli.trainer.strategy.root_device
@@ -89,13 +89,15 @@ def run(command: str, words: list[str]) -> int:
     return 0
 
 
-def _picture(path: Path) -> Tensor:
+def read_picture(path: Path) -> Tensor:
+    """A picture's file as uint8 (3, h, w)."""
     from lightning_xai.data.picture_file import decode_picture, read_bytes
 
     return decode_picture(read_bytes(path), path)
 
 
-def _picture_batch(module: pl.LightningDataModule | None, picture: Tensor, texts: list[str] | None) -> dict[str, Any]:
+def picture_batch(module: pl.LightningDataModule | None, picture: Tensor, texts: list[str] | None) -> dict[str, Any]:
+    """The batch of one picture as a data module evaluates it, with what is said of it where the task reads texts."""
     if not hasattr(module, "picture_batch"):
         raise TypeError(
             f"{type(module).__name__} does not say how a picture is prepared: configure a data module with "
@@ -113,11 +115,16 @@ def _validation_batch(module: pl.LightningDataModule | None, index: int, texts: 
         raise ValueError(
             f"--index {index}: there is no data" if module is None else "--text goes with --input, not with --index"
         )
+    return module.collate([validation_set(module, index)[index]])
+
+
+def validation_set(module: pl.LightningDataModule, index: int) -> Any:
+    """The validation data of a module, which has a sample `index`; ValueError where it has not."""
     module.setup("validate")
     count = len(module.val_set)
     if not 0 <= index < count:
         raise ValueError(f"--index {index}: the validation data has the samples 0 to {count - 1}")
-    return module.collate([module.val_set[index]])
+    return module.val_set
 
 
 def write_relevances(file: Path, batch: Mapping[str, Any], found: BatchExplanations) -> None:

@@ -21,6 +21,7 @@ from lightning_xai.callbacks.epoch_log import EpochLog
 from lightning_xai.callbacks.last_checkpoint import LastCheckpoint
 from lightning_xai.callbacks.step_seed import StepSeed
 from lightning_xai.callbacks.write_detections import WriteDetections
+from lightning_xai.callbacks.write_scores import WriteScores
 from lightning_xai.cli.configuration import config_files, expand_extends
 from lightning_xai.cli.our_sentence import causes, our_sentence
 from lightning_xai.evaluate.detection_ap import ap_table
@@ -167,6 +168,8 @@ class TrainingCLI(LightningCLI):
             callbacks += self._fit_callbacks(settings, callbacks, given)
         if self.subcommand == "predict":
             callbacks += self._predict_callbacks(callbacks)
+        if self.subcommand == "test" and not _has(callbacks, WriteScores):
+            callbacks.append(WriteScores())
         if given.get("enable_progress_bar") is not False and not _has(callbacks, RichProgressBar):
             callbacks.append(RichProgressBar(refresh_rate=10))
         kwargs["callbacks"] = callbacks
@@ -179,13 +182,17 @@ class TrainingCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def _fit_callbacks(self, settings: Any, given: list[Callback], trainer: Any) -> list[Callback]:
+        folder = self.run_dir / "checkpoints"
+        for callback in given:  # those of a configuration, such as the best by another metric, beside ours
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str(folder)
         callbacks: list[Callback] = [StepSeed(self._get(self.config, "seed_everything"))]
         if not _has(given, EpochLog):
             callbacks.append(EpochLog())
         if trainer.get("logger") is not False:
             callbacks.append(LearningRateMonitor())
         if trainer.get("enable_checkpointing") is not False:
-            folder, last = self.run_dir / "checkpoints", {"filename": "last", "enable_version_counter": False}
+            last = {"filename": "last", "enable_version_counter": False}
             steps, mode = settings.checkpoint_every_n_steps, "min" if settings.monitor.endswith("loss") else "max"
             callbacks += [
                 ModelCheckpoint(

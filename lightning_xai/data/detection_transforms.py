@@ -189,6 +189,10 @@ class EvaluationTransform:
         self.max_size = max_size
         self.resample = resample
 
+    def seen(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """Which part of a picture of this size is in the result, xyxy in its pixels: all of it."""
+        return 0.0, 0.0, float(width), float(height)
+
     def __call__(self, image: Tensor, target: Target, draws: Draws | None = None) -> Sample:
         shape = resized_shape((image.shape[1], image.shape[2]), self.size, self.max_size)
         return resize(image, target, shape, self.resample)

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from lightning_xai.data.abstract_graph import MAX_NODES, AbstractGraph, GraphObject, GraphRelation, graph_nodes
 from lightning_xai.data.detection_transforms import Draws, sample_seed
-from lightning_xai.data.drawn_features import region_features
+from lightning_xai.data.drawn_features import DrawnFeatures
 from lightning_xai.data.embedded_detection import EmbeddedDetection
 from lightning_xai.data.scene import Scene, SceneRecipe
 from lightning_xai.data.scene_captions import RELATION_WORDS
@@ -21,6 +21,7 @@ from lightning_xai.data.vocabulary import Vocabulary
 
 POSITIONS = ("left of", "right of", "above", "below")
 MAX_OBJECTS = 3  # with two attributes each and one relation: as many nodes as the captioner takes
+FEATURES = DrawnFeatures()
 DEFAULT_RECIPE = SceneRecipe(
     height=64,
     width=64,
@@ -34,16 +35,20 @@ DEFAULT_RECIPE = SceneRecipe(
 )
 
 
-def sentence(graph: AbstractGraph) -> str:
-    """What a graph of this world asks for: "a red star to the left of an orange dotted heart and a circle".
+def spoken_words(graph: AbstractGraph) -> list[tuple[str, int]]:
+    """What a graph of this world asks for, word by word, each with the number of the node it speaks of, -1 for none.
 
-    Objects come in the graph's order, each with its attributes in theirs; the relation, which must be of the first
-    object to the second, stands between them. Raises ValueError for other or more relations.
+    Objects come in the graph's order, each after its attributes in theirs; the relation, which must be of the first
+    object to the second, stands between them. An article speaks of its object. Raises ValueError for other or more
+    relations.
     """
-    said = []
+    said: list[list[tuple[str, int]]] = []
+    node = 0  # as `graph_nodes` numbers them
     for item in graph.objects:
-        words = [*item.attributes, item.name]
-        said.append(" ".join(["an" if words[0][0] in "aeiou" else "a", *words]))
+        words = [(word, node + place) for place, word in enumerate(item.attributes, 1)] + [(item.name, node)]
+        said.append([("an" if words[0][0][0] in "aeiou" else "a", node), *words])
+        node += 1 + len(item.attributes)
+    between: list[tuple[str, int]] = [("and", -1)]
     if graph.relations:
         ends = [item.identity for item in graph.objects[:2]]
         if len(graph.relations) > 1 or [graph.relations[0].subject, graph.relations[0].object] != ends:
@@ -51,8 +56,15 @@ def sentence(graph: AbstractGraph) -> str:
                 f"relations {[relation.name for relation in graph.relations]}: a sentence states one, of its first "
                 "object to its second."
             )
-        said[:2] = [f"{said[0]} {RELATION_WORDS[graph.relations[0].name]} {said[1]}"]
-    return " and ".join(said)
+        relation = [(word, node) for word in RELATION_WORDS[graph.relations[0].name].split()]
+        said[:2] = [[*said[0], *relation, *said[1]]]
+    first, *others = said
+    return first + [word for phrase in others for word in between + phrase]
+
+
+def sentence(graph: AbstractGraph) -> str:
+    """The words of `spoken_words`: "a red star to the left of an orange dotted heart and a circle"."""
+    return " ".join(word for word, _ in spoken_words(graph))
 
 
 def position_of(scene: Scene, subject: int, other: int) -> str | None:
@@ -83,14 +95,14 @@ def draw_graph(scene: Scene, boxes: np.ndarray, draws: Draws) -> AbstractGraph:
 class EmbeddedSceneGraphs(Dataset):
     """Scenes number 0 to `n_scenes` - 1 of a split, each with a graph and its sentence.
 
-    Evaluation draws the graph from (seed, index), training from (seed, epoch, index). Nodes have `region_features` of
+    Evaluation draws the graph from (seed, index), training from (seed, epoch, index). Nodes have `DrawnFeatures` of
     what is visible of their objects, the image that of the whole picture.
     """
 
     def __init__(self, recipe: SceneRecipe, split: str, n_scenes: int, vocabulary: Vocabulary, seed: int = 0):
         self.scenes = EmbeddedDetection(recipe, split, n_scenes, seed)
         self.split, self.seed, self.vocabulary = split, seed, vocabulary
-        self._seen: dict[int, np.ndarray] = {}
+        self._seen: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -114,27 +126,27 @@ class EmbeddedSceneGraphs(Dataset):
         graph = self.graph(index, epoch)
         nodes = graph_nodes(graph, MAX_NODES)
         phrase = self.vocabulary.encode(graph.phrase, max_words=30)
+        spoken = [-1, *(node if node < len(nodes) else -1 for _, node in spoken_words(graph)), -1][: len(phrase)]
         image, features = self._features(index, np.array(nodes.boxes, np.float32))
-        return scene_graph_sample(index, *self.name(index), graph.phrase, phrase, nodes, image, features)
+        return scene_graph_sample(index, *self.name(index), graph.phrase, phrase, nodes, image, features, spoken)
 
     def _features(self, index: int, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Features of the whole picture (C,) and of boxes (N, 4); those of the picture and its objects are kept."""
-        own, (h, w) = self.scenes.boxes(index)
-        known = np.vstack([[[0, 0, w, h]], own.numpy()]).astype(np.float32)
-        pixels = None
+        own = self.scenes.boxes(index)[0].numpy()
+        picture = None
         if index not in self._seen:
-            pixels = self.scenes.load(index)[0].numpy()
-            self._seen[index] = region_features(pixels, known)
-        kept = self._seen[index]
+            picture = self.scenes.load(index)[0]
+            self._seen[index] = FEATURES.features(picture, own)
+        whole, kept = self._seen[index]
         rows = []
         for box in boxes:
-            (place,) = np.nonzero((known == box).all(1))
+            (place,) = np.nonzero((own == box).all(1))
             if len(place):
                 rows.append(kept[place[0]])
             else:  # around two objects
-                pixels = self.scenes.load(index)[0].numpy() if pixels is None else pixels
-                rows.append(region_features(pixels, box[None])[0])
-        return kept[0], np.stack(rows)
+                picture = self.scenes.load(index)[0] if picture is None else picture
+                rows.append(FEATURES.features(picture, box[None])[1][0])
+        return whole, np.stack(rows)
 
 
 class EmbeddedSceneGraphsModule(CaptionedGraphs):
@@ -152,10 +164,16 @@ class EmbeddedSceneGraphsModule(CaptionedGraphs):
         seed: int = 0,
     ):
         super().__init__(batch_size, eval_batch_size, num_workers, seed=seed)
-        self.recipe = recipe
+        self.recipe, self.new_pictures = recipe, FEATURES
         self.sizes = {"train": n_train, "val": n_val, "test": n_test}
-        words = {"a", "an", "and", *recipe.shapes, *recipe.colours, *recipe.textures}
-        words.update(word for name in POSITIONS for word in RELATION_WORDS[name].split())
+        # what a caption's words can be, for who takes captions apart
+        self.word_kinds = {
+            "objects": tuple(recipe.shapes),
+            "attributes": (*recipe.colours, *recipe.textures),
+            "relations": tuple(RELATION_WORDS[name] for name in POSITIONS),
+        }
+        phrases = [phrase for kind in self.word_kinds.values() for phrase in kind]
+        words = {"a", "an", "and", *(word for phrase in phrases for word in phrase.split())}
         self.vocabulary = Vocabulary.of_words(sorted(words))
         self._splits: dict[str, EmbeddedSceneGraphs] = {}
 

@@ -53,13 +53,25 @@ class CropResize:
         self.size = size
         self.short_side = int(size / (share or (0.875 if size <= 224 else 1.0)))
 
+    def _shapes(self, picture: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Of a picture (h, w): what is resized of it, and to what."""
+        short = min(picture)
+        whole = min(picture[0], LONGEST * short), min(picture[1], LONGEST * short)
+        height, width = (int(self.short_side * side / short) if side != short else self.short_side for side in whole)
+        return whole, (height, width)
+
+    def seen(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """Which part of a picture of this size is in the result, xyxy in its pixels."""
+        whole, shape = self._shapes((height, width))
+        box = []
+        for side, kept, resized in zip((width, height), whole[::-1], shape[::-1], strict=True):
+            before, size = round((side - kept) / 2), min(self.size, resized)
+            start = round((resized - size) / 2)
+            box.append([before + place * kept / resized for place in (start, start + size)])
+        return box[0][0], box[1][0], box[0][1], box[1][1]
+
     def __call__(self, image: Tensor, target: Target, draws: Draws | None = None) -> Sample:
-        short = min(image.shape[1:])
-        longest = LONGEST * short
-        height, width = (min(side, longest) for side in image.shape[1:])
-        shape = tuple(
-            int(self.short_side * side / short) if side != short else self.short_side for side in (height, width)
-        )
+        (height, width), shape = self._shapes(tuple(image.shape[1:]))
         image = resize_image(centre_crop(image, height, width), shape, Image.Resampling.BICUBIC)
         target = {**target, "size": torch.tensor([self.size, self.size])}
         if "object_mask" in target:
@@ -78,6 +90,10 @@ class SquashResize:
         if size < 1:
             raise ValueError(f"size={size} should be a positive side in pixels.")
         self.size = size
+
+    def seen(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """Which part of a picture of this size is in the result, xyxy in its pixels: all of it."""
+        return 0.0, 0.0, float(width), float(height)
 
     def __call__(self, image: Tensor, target: Target, draws: Draws | None = None) -> Sample:
         shape = (self.size, self.size)

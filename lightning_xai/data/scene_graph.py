@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_xai.data.abstract_graph import MAX_NODES, GraphNodes, graph_nodes
+from lightning_xai.data.named_words import words_of_names
 from lightning_xai.data.node_features import BoxFeatures, ImageFeatures
 from lightning_xai.data.scene_graph_files import read_region, read_samples, sample_name
 from lightning_xai.data.vocabulary import EOS, Vocabulary
@@ -77,9 +78,15 @@ def collate_scene_graphs(
     """Samples of `scene_graph_sample` as a batch.
 
     graph: see `collate_graphs`; captions (B, T) int64 and caption_masks (B, T) bool; index (B,) int64; tuples of B:
-    names, image_ids, region_ids, phrases, nodes (`GraphNodes`).
+    names, image_ids, region_ids, phrases, nodes (`GraphNodes`). Where all samples have them, word_nodes (B, T) int64:
+    the node that each word of the caption speaks of, -1 for none.
     """
     captions, meant = collate_captions([sample["caption"] for sample in samples], pad_words)
+    spoken = {}
+    if all(sample.get("word_nodes") is not None for sample in samples):
+        spoken["word_nodes"] = torch.full_like(captions, -1)
+        for row, sample in zip(spoken["word_nodes"], samples, strict=True):
+            row[: len(sample["word_nodes"])] = torch.tensor(sample["word_nodes"])
     return {
         "graph": collate_graphs([sample["graph"] for sample in samples], pad_nodes),
         "captions": captions,
@@ -90,6 +97,7 @@ def collate_scene_graphs(
         "region_ids": tuple(sample["region_id"] for sample in samples),
         "phrases": tuple(sample["phrase"] for sample in samples),
         "nodes": tuple(sample["nodes"] for sample in samples),
+        **spoken,
     }
 
 
@@ -102,8 +110,12 @@ def scene_graph_sample(
     nodes: GraphNodes,
     image_feature: np.ndarray,
     node_features: np.ndarray,
+    word_nodes: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """A sample that `collate_scene_graphs` takes; caption: the numbers of `Vocabulary.encode`."""
+    """A sample that `collate_scene_graphs` takes; caption: the numbers of `Vocabulary.encode`.
+
+    word_nodes: the node that each of these words speaks of, -1 for none; None where nobody knows.
+    """
     return {
         "graph": graph_inputs(nodes, image_feature, node_features),
         "caption": list(caption),
@@ -113,6 +125,7 @@ def scene_graph_sample(
         "region_id": region_id,
         "phrase": phrase,
         "nodes": nodes,
+        "word_nodes": None if word_nodes is None else list(word_nodes),
     }
 
 
@@ -128,7 +141,8 @@ class SceneGraphs(Dataset):
         max_words: Length that a caption is cut to, with its begin and end.
         inclusive: Whether a box ends at its last pixel, see `read_region`.
 
-    A sample raises ValueError, LookupError or FileNotFoundError that names the image and what is wrong with it.
+    A word of a caption speaks of the node whose name it is, see `words_of_names`. A sample raises ValueError,
+    LookupError or FileNotFoundError that names the image and what is wrong with it.
     """
 
     def __init__(
@@ -179,13 +193,15 @@ class SceneGraphs(Dataset):
         _, index = key if isinstance(key, tuple) else (0, key)
         image_id, region_id = self.samples[index]
         nodes, phrase = self.nodes(index)
+        caption = self.vocabulary.encode(phrase, self.max_words)
         return scene_graph_sample(
             index,
             image_id,
             region_id,
             phrase,
-            self.vocabulary.encode(phrase, self.max_words),
+            caption,
             nodes,
             self.image_features.vector(image_id),
             self.box_features.vectors(image_id, nodes.boxes),
+            [-1, *words_of_names(phrase.split(), nodes.names), -1][: len(caption)],
         )

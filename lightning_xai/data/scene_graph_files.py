@@ -45,7 +45,7 @@ def read_region(folder: str | os.PathLike, image_id: str, region_id: str, inclus
     Raises FileNotFoundError, or ValueError that names file, region and entry.
     """
     path = region_file(folder, image_id)
-    regions = _regions(path)
+    regions = read_regions(path)
     if region_id not in regions:
         raise ValueError(f"{path}: no region {region_id!r}; there are: {', '.join(map(repr, regions)) or 'none'}.")
     try:
@@ -54,7 +54,9 @@ def read_region(folder: str | os.PathLike, image_id: str, region_id: str, inclus
         raise ValueError(f"{path}, region {region_id!r}: {error}") from error
 
 
-def _regions(path: Path) -> dict[str, Any]:
+def read_regions(path: Path) -> dict[str, Any]:
+    """What an image's file holds, by region id; `parse_region` reads each. Raises FileNotFoundError or ValueError."""
+    """The regions of an image's file by their ids, as JSON. Raises FileNotFoundError or ValueError."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; each image of the split needs one with its regions.")
     try:

@@ -8,18 +8,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning_xai.data.abstract_graph import MAX_NODES
+import numpy as np
+from torch import Tensor
+
+from lightning_xai.data.abstract_graph import MAX_NODES, AbstractGraph, graph_nodes
+from lightning_xai.data.feature_folder import ORIGIN, other_origin
 from lightning_xai.data.node_features import BoxFeatures, ImageFeatures
-from lightning_xai.data.scene_graph import SceneGraphs, collate_scene_graphs
+from lightning_xai.data.region_features import RegionFeatures
+from lightning_xai.data.scene_graph import SceneGraphs, collate_scene_graphs, scene_graph_sample
 from lightning_xai.data.scene_graph_files import read_references
 from lightning_xai.data.split_loaders import SplitLoaders
 from lightning_xai.data.vocabulary import Vocabulary
 
 
 class CaptionedGraphs(SplitLoaders):
-    """Loaders over data sets of `scene_graph_sample`, see `SplitLoaders`, and what captions are compared with."""
+    """Loaders over data sets of `scene_graph_sample`, see `SplitLoaders`, and what captions are compared with.
+
+    `new_pictures` computes features of pictures that are in no data set, where a subclass has it.
+    """
 
     vocabulary: Vocabulary
+    max_nodes: int = MAX_NODES
+    new_pictures: RegionFeatures | None = None
 
     def __init__(
         self,
@@ -39,6 +49,27 @@ class CaptionedGraphs(SplitLoaders):
         """Samples as a batch, see `collate_scene_graphs`."""
         return collate_scene_graphs(samples)
 
+    def graph_batch(self, picture: Tensor, graph: AbstractGraph) -> dict[str, Any]:
+        """A batch of one, see `collate`, of a new picture and a graph that somebody drew on it.
+
+        picture: uint8 (3, h, w); the graph's boxes are xyxy in pixels, x2 and y2 behind the last pixel whatever the
+        data set's files say. Raises TypeError without `new_pictures`, and ValueError for a box without area in the
+        picture or a graph that `graph_nodes` refuses.
+        """
+        if self.new_pictures is None:
+            raise TypeError(
+                f"{type(self).__name__} only has features of its own pictures: give it new_pictures, such as "
+                "TorchvisionFeatures with the weights that its features were computed with."
+            )
+        nodes = graph_nodes(graph, self.max_nodes)
+        boxes, rows = np.unique(np.array(nodes.boxes, np.float32), axis=0, return_inverse=True)
+        image_feature, features = self.new_pictures.features(picture, boxes)
+        caption = self.vocabulary.encode(graph.phrase, len(graph.phrase.split()) + 2)
+        node_features = features[rows.reshape(-1)]
+        return self.collate(
+            [scene_graph_sample(0, "new", "0", graph.phrase, caption, nodes, image_feature, node_features)]
+        )
+
 
 class SceneGraphModule(CaptionedGraphs):
     """MSCOCO's or Visual Genome's scene graphs with the published features.
@@ -54,6 +85,7 @@ class SceneGraphModule(CaptionedGraphs):
         boxes: "inclusive" if boxes end at their last pixel (MSCOCO), "exclusive" if behind it (Visual Genome).
         max_nodes, max_words: See `SceneGraphs`; 25 words for MSCOCO, 15 for Visual Genome.
         pictures: Folder of the pictures themselves, which are needed only to be drawn upon.
+        new_pictures: Computes features of other pictures, see `graph_batch`; they must be of the same networks.
         batch_size, eval_batch_size, num_workers, prefetch_factor, seed: See `CaptionedGraphs`.
     """
 
@@ -72,6 +104,7 @@ class SceneGraphModule(CaptionedGraphs):
         max_nodes: int = MAX_NODES,
         max_words: int = 25,
         pictures: str | os.PathLike | None = None,
+        new_pictures: RegionFeatures | None = None,
         batch_size: int = 128,
         eval_batch_size: int | None = None,
         num_workers: int = 2,
@@ -93,6 +126,7 @@ class SceneGraphModule(CaptionedGraphs):
         self.splits = {"train": train_split, "val": val_split, "test": test_split, "predict": test_split}
         self.inclusive, self.max_nodes, self.max_words = boxes == "inclusive", max_nodes, max_words
         self.pictures = None if pictures is None else Path(pictures)
+        self.new_pictures = new_pictures
         self._sets: dict[str, SceneGraphs] = {}
         self._vocabulary: Vocabulary | None = None
 
@@ -123,6 +157,15 @@ class SceneGraphModule(CaptionedGraphs):
                 self.inclusive,
             )
         return self._sets[name]
+
+    def graph_batch(self, picture: Tensor, graph: AbstractGraph) -> dict[str, Any]:
+        """See `CaptionedGraphs`; raises ValueError also where the files say that other weights made their features."""
+        for folder, part in ((self.image_features, "image_origin"), (self.box_features.folder.parent, "box_origin")):
+            origin = getattr(self.new_pictures, part, None)
+            differing = (folder / ORIGIN).is_file() and origin and other_origin(folder, origin)
+            if differing:
+                raise ValueError(f"{differing}; a captioner must read new pictures with what it was trained on.")
+        return super().graph_batch(picture, graph)
 
     def references(self, split: str) -> dict[str, list[str]]:
         """From `cleaned_<split>_region_descriptions.json` if it is among the annotations, else the regions' phrases."""

@@ -28,7 +28,7 @@ def draw_boxes(
     if truth is not None:
         for box in truth:
             add_box(axes, box, TRUTH, linestyle=(0, (4, 3)), linewidth=1.5)
-    hidden = add_named_boxes(sheet, axes, boxes, labels, class_names, scores)
+    hidden = add_named_boxes(axes, boxes, labels, class_names, scores)
     kinds = class_legend(labels, class_names)
     if truth is not None:
         kinds.append(Line2D([], [], color=TRUTH, linestyle=(0, (4, 3)), label="ground truth"))
@@ -57,7 +57,6 @@ def add_box(axes: Axes, box: Sequence[float], colour: str, **style) -> None:
 
 
 def add_named_boxes(
-    sheet: Sheet,
     axes: Axes,
     boxes: np.ndarray,
     labels: np.ndarray,
@@ -72,12 +71,12 @@ def add_named_boxes(
     for i in order:
         text = name_of(int(labels[i]), class_names) + ("" if scores is None else f" {scores[i]:.2f}")
         names.append((boxes[i], text, category_colour(int(labels[i]))))
-    return add_names(sheet, axes, names)
+    return add_names(axes, names)
 
 
-def add_names(sheet: Sheet, axes: Axes, names: Sequence[tuple[Sequence[float], str, str]]) -> int:
+def add_names(axes: Axes, names: Sequence[tuple[Sequence[float], str, str]]) -> int:
     """Write a (box, text, colour) name at each box where it is free; returns how many found no place."""
-    renderer = sheet.canvas.get_renderer()
+    renderer = axes.figure.canvas.get_renderer()
     pixels = axes.transData
     panel = axes.get_window_extent(renderer)
     taken: list[tuple[float, float, float, float]] = []

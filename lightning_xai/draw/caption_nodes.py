@@ -11,11 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
+from lightning_xai.draw.boxes import add_names
 from lightning_xai.draw.palette import category_colour, heat_colours
 from lightning_xai.draw.sheet import DPI, SMALL, TEXT, fit_text, show_image
 
 OBJECT, ATTRIBUTE, RELATION = range(3)
 GATES = ("by content", "flow: stay", "flow: 1 edge", "flow: 2 edges")
+MEMORY = "memory write"
 _PICTURE, _TALLEST, _MARGIN, _HEAD = 340, 480, 14, 92  # pixels
 _ROW, _COLUMN, _WORD = 24, 46, 122  # of the table, and what a word is given
 _NUMBER_FROM = 0.05  # smaller shares stay without a number
@@ -38,23 +40,25 @@ def draw_caption_nodes(
     attention: np.ndarray,
     gates: np.ndarray | None = None,
     title: str = "",
+    memory: np.ndarray | None = None,
 ) -> np.ndarray:
     """The picture with its nodes' boxes beside a table of words and nodes, as uint8 (h, w, 3).
 
     image: uint8 (h, w, 3). attention: (T, N) of T words to N nodes, rows sum to 1. gates: (T, 4) the weight of
-    attention by content, the rest of which follows the graph's edges, and the shares of staying, one and two edges. A
-    word has the colour of the node it attends to most; attributes have that of their object. Raises ValueError where
-    these do not fit together.
+    attention by content, the rest of which follows the graph's edges, and the shares of staying, one and two edges.
+    memory: (T,) how much of the codes of the nodes it attends to each word rewrites. A word has the colour of the node
+    it attends to most; attributes have that of their object. Raises ValueError where these do not fit together.
     """
     attention = np.asarray(attention, np.float64)
-    if attention.shape != (len(words), len(nodes)) or (gates is not None and np.shape(gates) != (len(words), 4)):
+    if attention.shape != (len(words), len(nodes)):
         raise ValueError(
-            f"attention of shape {attention.shape} and gates of {None if gates is None else np.shape(gates)}: for "
-            f"{len(words)} words and {len(nodes)} nodes they must be {(len(words), len(nodes))} and {(len(words), 4)}"
+            f"attention of shape {attention.shape}: for {len(words)} words and {len(nodes)} nodes it must be "
+            f"{(len(words), len(nodes))}"
         )
+    shares = _shares_of_words(len(words), gates, memory)
     colours = node_colours(nodes)
-    columns = len(nodes) + (0 if gates is None else len(GATES))
-    gap = 0 if gates is None else _COLUMN // 3
+    columns = len(nodes) + len(shares)
+    gap = _COLUMN // 3 if shares else 0
     h, w = image.shape[:2]
     wide = min(_PICTURE, _TALLEST * w / h)
     tall = wide * h / w
@@ -78,9 +82,9 @@ def draw_caption_nodes(
     table.axis("off")
     heads = [(_name(node, number), colours[number]) for number, node in enumerate(nodes)]
     _add_columns(table, _WORD, heads, attention, heat_colours())
-    if gates is not None:
-        grey = [(name, "#606060") for name in GATES]
-        _add_columns(table, _WORD + len(nodes) * _COLUMN + gap, grey, np.asarray(gates, np.float64), None)
+    if shares:
+        grey = [(name, "#606060") for name in shares]
+        _add_columns(table, _WORD + len(nodes) * _COLUMN + gap, grey, np.stack([*shares.values()], 1), None)
     for row, word in enumerate(words):
         y = _HEAD + row * _ROW
         shade = (*to_rgba(colours[int(attention[row].argmax())])[:3], 0.55)
@@ -88,6 +92,20 @@ def draw_caption_nodes(
         table.text(5, y + _ROW / 2, _short(word, 13), size=TEXT, va="center")
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _shares_of_words(words: int, gates: np.ndarray | None, memory: np.ndarray | None) -> dict[str, np.ndarray]:
+    """What each word has one of besides its attention, by its name: (T,) each."""
+    found: dict[str, np.ndarray] = {}
+    for name, values, titles in (("gates", gates, GATES), ("memory", memory, (MEMORY,))):
+        if values is None:
+            continue
+        given = np.asarray(values, np.float64)
+        shape = (words, len(titles)) if name == "gates" else (words,)
+        if given.shape != shape:
+            raise ValueError(f"{name} of shape {given.shape}: for {words} words they must be {shape}")
+        found |= dict(zip(titles, given.reshape(words, len(titles)).T, strict=True))
+    return found
 
 
 def node_colours(nodes: Sequence[DrawnNode]) -> list[str]:
@@ -114,11 +132,8 @@ def _add_boxes(panel: Axes, nodes: Sequence[DrawnNode], colours: Sequence[str]) 
         panel.add_patch(
             Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, path_effects=outline, **style)
         )
-    outline = [withStroke(linewidth=3, foreground="black")]
-    for number, (node, colour) in enumerate(zip(nodes, colours, strict=True)):
-        if node.kind == OBJECT:
-            options = {"size": SMALL, "color": colour, "weight": "bold", "clip_on": True, "path_effects": outline}
-            panel.text(node.box[0], node.box[1], f" {_name(node, number)}", va="top", **options)
+    numbered = enumerate(zip(nodes, colours, strict=True))
+    add_names(panel, [(n.box, _name(n, number), colour) for number, (n, colour) in numbered if n.kind == OBJECT])
 
 
 def _add_columns(table: Axes, left: float, heads: Sequence[tuple[str, str]], values: np.ndarray, colours) -> None:

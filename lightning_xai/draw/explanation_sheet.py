@@ -108,7 +108,7 @@ def _show_prediction(sheet: Sheet, axes: Axes, image, target: ExplainedTarget, l
         same = [np.allclose(box, target.box, atol=0.5) for box, _, _ in named]
         named = [(b, t, _TARGET if own else c) for (b, t, c), own in zip(named, same, strict=True)]
         named.sort(key=lambda each: each[2] != _TARGET)  # the target's name finds its place first
-    add_names(sheet, axes, named)
+    add_names(axes, named)
 
 
 def _show_map(axes: Axes, image: np.ndarray, relevance: np.ndarray, method: str) -> bool:

@@ -43,7 +43,7 @@ def draw_training_data(
         h, w = item.image.shape[:2]
         show_image(axes, item.image, f"{item.caption}  {w} × {h}, {len(item.boxes)} boxes".strip())
         _fit(axes, (h, w), sheet.panel_size)
-        add_named_boxes(sheet, axes, item.boxes, item.labels, class_names)
+        add_named_boxes(axes, item.boxes, item.labels, class_names)
     legend = class_legend(labels, class_names)
     if legend:
         sheet.legend(legend)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from lightning_xai.evaluate.bleu import bleu_counts, bleu_of
 from lightning_xai.evaluate.cider import NgramRarity, cider_d
 from lightning_xai.evaluate.ngrams import count_ngrams
+
+MOST_CAPTIONS = 5  # of one image, as papers count
 
 
 def self_cider_kernel(captions: Sequence[str], rarity: NgramRarity) -> np.ndarray:
@@ -65,17 +67,44 @@ def distinct_ngrams(captions: Sequence[str], n: int) -> float:
 def diversity_scores(captions: Sequence[Sequence[str]], rarity: NgramRarity) -> dict[str, float]:
     """The means over images of Self-CIDEr, mBLEU-1 to 4, Div-1 and Div-2.
 
-    captions: several of each image; rarity: of a corpus of references, see `NgramRarity`. Raises ValueError for none.
+    captions: several of each image; rarity: of a corpus of references, see `NgramRarity`. Captions without a word that
+    the corpus tells apart count as alike. Raises ValueError for none, and for a corpus of fewer than two images.
     """
     if not captions:
         raise ValueError("there are no captions; give several of each image.")
-    rows = [
-        {
-            "Self-CIDEr": self_cider(self_cider_kernel(of_image, rarity)),
-            **{f"mBLEU-{n}": score for n, score in enumerate(mutual_bleu(of_image), 1)},
-            "Div-1": distinct_ngrams(of_image, 1),
-            "Div-2": distinct_ngrams(of_image, 2),
-        }
-        for of_image in captions
-    ]
+    if rarity.log_images == 0:
+        raise ValueError("a corpus of one image tells no word from another; take what is rare from at least two.")
+    rows = []
+    for of_image in captions:
+        kernel = self_cider_kernel(of_image, rarity)
+        rows.append(
+            {
+                "Self-CIDEr": self_cider(kernel) if kernel.any() else 0.0,
+                **{f"mBLEU-{n}": score for n, score in enumerate(mutual_bleu(of_image), 1)},
+                "Div-1": distinct_ngrams(of_image, 1),
+                "Div-2": distinct_ngrams(of_image, 2),
+            }
+        )
     return {title: sum(row[title] for row in rows) / len(rows) for title in rows[0]}
+
+
+def diversity_by_source(
+    sources: Mapping[str, Iterable[Sequence[str]]], references: Iterable[Sequence[str]], most: int = MOST_CAPTIONS
+) -> dict[str, float]:
+    """Self-CIDEr, Div-1 and Div-2 of each source of several captions, as "Self-CIDEr/<source>" and so on.
+
+    sources: by name, the captions of each image; those without a second caption are left out, and a source where no
+    image has one. Of an image the first `most` count, because more captions repeat more words. references: of each
+    image; with fewer than two images nothing is rare, and the result is empty.
+    """
+    corpus = list(references)
+    if len(corpus) < 2:
+        return {}
+    rarity = NgramRarity(corpus)
+    found = {}
+    for source, captions in sources.items():
+        several = [of_image[:most] for of_image in captions if len(of_image) > 1]
+        if several:
+            scores = diversity_scores(several, rarity)
+            found |= {f"{title}/{source}": scores[title] for title in ("Self-CIDEr", "Div-1", "Div-2")}
+    return found

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lightning_xai.evaluate.bleu import bleu, bleu_counts, bleu_of
 from lightning_xai.evaluate.cider import cider, cider_d, cider_scores
+from lightning_xai.evaluate.graph_structure import CaptionParser, RuleParser, structure_difference
 from lightning_xai.evaluate.java_metrics import meteor, spice
 from lightning_xai.evaluate.rouge_l import rouge_l
 
@@ -57,6 +58,19 @@ def _spice(captions: Sentences, references: References, jar=None) -> tuple[dict[
     return {"SPICE": corpus}, {"SPICE": each}
 
 
+def _graph_structure(
+    captions: Sentences, references: References, parse: CaptionParser | None = None
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    parse = parse or RuleParser()
+    each: dict[str, list[float]] = {}
+    for caption, known in zip(captions, references, strict=True):
+        spoken = parse(caption).counts()
+        rows = [structure_difference(spoken, parse(reference).counts()) for reference in known]
+        for title in rows[0]:
+            each.setdefault(title, []).append(sum(row[title] for row in rows) / len(rows))
+    return {title: sum(column) / len(column) for title, column in each.items()}, each
+
+
 METRICS: dict[str, Callable] = {
     "bleu": _bleu,
     "rouge_l": _rouge_l,
@@ -64,6 +78,7 @@ METRICS: dict[str, Callable] = {
     "cider_plain": _cider_plain,
     "meteor": _meteor,
     "spice": _spice,
+    "graph_structure": _graph_structure,
 }
 WITHOUT_JAVA = ("bleu", "rouge_l", "cider")
 
@@ -73,12 +88,14 @@ def caption_scores(
     references: Mapping[str, Sequence[str]],
     metrics: Sequence[str] = WITHOUT_JAVA,
     jars: Mapping[str, str] | None = None,
+    parse: CaptionParser | None = None,
 ) -> CaptionScores:
     """Score captions by image name against the references of that name, words being what stands between blanks.
 
     BLEU, ROUGE-L, METEOR and SPICE are in [0, 1], CIDEr in [0, 10]; papers print them times 100. "cider" is
     coco-caption's, that is CIDEr-D, and tells rare words by the references of the predicted images. References without
-    a prediction are left aside. jars: the Java program of "meteor" or "spice", see `java_metrics`.
+    a prediction are left aside. "graph_structure" gives G, G_o, G_a and G_r, in which 0 is best, by how `parse` reads
+    captions (default: `RuleParser`). jars: the Java program of "meteor" or "spice", see `java_metrics`.
 
     Raises ValueError for no prediction, one without references, or an unknown metric, and JavaMetricMissing.
     """
@@ -95,8 +112,10 @@ def caption_scores(
     corpus: dict[str, float] = {}
     each: dict[str, list[float]] = {}
     for metric in metrics:
-        jar = {"jar": jars[metric]} if jars and metric in jars else {}
-        of_corpus, of_each = METRICS[metric](captions, known, **jar)
+        options: dict[str, object] = {"jar": jars[metric]} if jars and metric in jars else {}
+        if metric == "graph_structure":
+            options["parse"] = parse
+        of_corpus, of_each = METRICS[metric](captions, known, **options)
         corpus |= of_corpus
         each |= of_each
     return CaptionScores(corpus, each, names)

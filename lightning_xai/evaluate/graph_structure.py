@@ -131,8 +131,13 @@ def structure_differences(spoken: Sequence[Counts], wanted: Sequence[Counts]) ->
     """
     if not spoken:
         raise ValueError("there is no caption to compare; give at least one.")
-    rows = [[abs(a - b) for a, b in zip(*pair, strict=True)] for pair in zip(spoken, wanted, strict=True)]
-    by_kind = {kind: sum(row[place] for row in rows) / len(rows) for place, kind in enumerate(KINDS)}
+    rows = [structure_difference(*pair) for pair in zip(spoken, wanted, strict=True)]
+    return {title: sum(row[title] for row in rows) / len(rows) for title in rows[0]}
+
+
+def structure_difference(spoken: Counts, wanted: Counts) -> dict[str, float]:
+    """The same of one caption."""
+    by_kind = {kind: float(abs(a - b)) for kind, a, b in zip(KINDS, spoken, wanted, strict=True)}
     return {"G": sum(by_kind.values()) / len(KINDS), **by_kind}
 
 

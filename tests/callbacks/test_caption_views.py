@@ -33,8 +33,8 @@ def make_trainer(folder, callback, **options) -> pl.Trainer:
 def test_what_is_drawn_is_what_the_network_did(tmp_path, monkeypatch, model_type):
     drawn = []
 
-    def draw(image, nodes, words, attention, gates, title):
-        drawn.append((image, nodes, words, attention, gates, title))
+    def draw(image, nodes, words, attention, gates, title, memory):
+        drawn.append((image, nodes, words, attention, gates, title, memory))
         return np.zeros((4, 4, 3), np.uint8)
 
     monkeypatch.setattr(caption_views, "draw_caption_nodes", draw)
@@ -46,7 +46,7 @@ def test_what_is_drawn_is_what_the_network_did(tmp_path, monkeypatch, model_type
     ]
     batch = data.collate([data.val_set[0], data.val_set[3]])
     task.net.eval()
-    for row, (image, nodes, words, attention, gates, title) in enumerate(drawn):
+    for row, (image, nodes, words, attention, gates, title, memory) in enumerate(drawn):
         assert np.array_equal(image, data.picture("val", 3 * row))
         assert tuple(node.name for node in nodes) == batch["nodes"][row].names
         said = task.net.greedy(batch["graph"], 5)
@@ -58,10 +58,11 @@ def test_what_is_drawn_is_what_the_network_did(tmp_path, monkeypatch, model_type
         np.testing.assert_allclose(attention, again["attention"][0, : len(words), : len(nodes)], atol=1e-5)
         assert title.endswith(f"asked for: {batch['phrases'][row]}")
         if model_type == "node":
-            assert gates is None
+            assert gates is None and memory is None
         else:
             np.testing.assert_allclose(gates[:, 0], again["interpolate_gate"][0, : len(words), 0], atol=1e-5)
             np.testing.assert_allclose(gates[:, 1:], again["flow_gate"][0, : len(words)], atol=1e-5)
+            np.testing.assert_allclose(memory, again["sentinel_gate"][0, : len(words), 0], atol=1e-5)
 
 
 def test_every_n_epochs_and_the_last_without_disturbing(tmp_path):

@@ -19,7 +19,17 @@ def test_fit_test_and_predict(tmp_path, capsys):
     assert {"train_loss", "test_loss", "test_BLEU-4", "test_CIDEr", "test_swap"} <= set(json.loads(line))
     assert len(list((tmp_path / "pictures" / "captions").rglob("*.png"))) == 3
     main(["test", *options, "--ckpt_path", "best"])
-    assert "swap 0.0" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "swap 0.0" in said and "gradient_x_input" in said
+    methods = ["attention", "gradient_x_input", "occlusion", "random", "chance"]
+    assert list(json.loads((tmp_path / "explanations.json").read_text())) == methods
+    beams = ["--model.beam_width", "2", "--model.sentences", "2", "--model.metrics", "[bleu,graph_structure]"]
+    parser = "{class_path: lightning_xai.evaluate.graph_structure.RuleParser}"
+    main(["test", *options, *beams, "--model.parser", parser, "--model.word_methods", "[]", "--ckpt_path", "last"])
+    assert list(json.loads((tmp_path / "explanations.json").read_text())) == ["attention", "random", "chance"]
+    best, last = json.loads((tmp_path / "scores.json").read_text())
+    assert (best["checkpoint"], last["checkpoint"]) == ("checkpoints/best.ckpt", "checkpoints/last.ckpt")
+    assert "CIDEr" in best and {"G", "G_o", "G_a", "G_r", "Div-1/sentences", "grounding"} <= set(last)
     main(["predict", *options, "--ckpt_path", "last", "--model.beam_width", "2"])
     captions = json.loads((tmp_path / "captions.json").read_text())
     assert list(captions) == [f"test00000{number}_0" for number in range(5)]

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from lightning_xai.data.drawn_features import CELLS, DIRECTIONS, FEATURE_SIZE, THUMBNAIL, region_features
+from lightning_xai.data.drawn_features import CELLS, DIRECTIONS, FEATURE_SIZE, GRADIENTS, THUMBNAIL, region_features
 
-COLOURS = THUMBNAIL * THUMBNAIL * 3
+THUMBNAILS = THUMBNAIL * THUMBNAIL * 3
 
 
 def test_colour_place_and_direction():
@@ -14,13 +14,15 @@ def test_colour_place_and_direction():
     pixels[:, 20:, 40:] = np.linspace(0, 255, 40).astype(np.uint8)  # brighter to the right
     features = region_features(pixels, np.array([[0, 0, 40, 20], [40, 20, 80, 40]]))
     assert features.shape == (2, FEATURE_SIZE) and features.dtype == np.float32
-    thumbnail = features[0, :COLOURS].reshape(THUMBNAIL, THUMBNAIL, 3)
-    assert (thumbnail == [1, -1, -1]).all()
-    np.testing.assert_allclose(features[:, -4:], [[-1, -1, 0, 0], [0, 0, 1, 1]])
-    gradients = features[:, COLOURS:-4].reshape(2, CELLS * CELLS, DIRECTIONS)
-    assert (gradients[0] == 0).all()
+    thumbnail = features[0, :THUMBNAILS].reshape(THUMBNAIL, THUMBNAIL, 3)
+    assert (thumbnail == [2, -2, -2]).all()  # in units of their spread
+    np.testing.assert_allclose(features[:, -4:], [[-2, -2, 0, 0], [0, 0, 2, 2]])
+    mean, spread = GRADIENTS
+    gradients = features[:, THUMBNAILS:-4].reshape(2, CELLS * CELLS, DIRECTIONS) * spread + mean
+    np.testing.assert_allclose(gradients[0], 0, atol=1e-6)
     assert (gradients[1].argmax(1) == 0).all() and gradients[1, :, 1:].max() < 1e-5
-    turned = region_features(pixels.transpose(0, 2, 1), np.array([[20, 40, 40, 80]]))[0, COLOURS:-4]
+    np.testing.assert_allclose((gradients[1] ** 2).mean(), 1, rtol=1e-3)
+    turned = region_features(pixels.transpose(0, 2, 1), np.array([[20, 40, 40, 80]]))[0, THUMBNAILS:-4]
     assert (turned.reshape(-1, DIRECTIONS).argmax(1) == DIRECTIONS // 4).all()  # brighter downwards
 
 

@@ -5,7 +5,7 @@ import torch
 
 from lightning_xai.data.abstract_graph import AbstractGraph, GraphObject, GraphRelation
 from lightning_xai.data.drawn_features import region_features
-from lightning_xai.data.embedded_scene_graphs import EmbeddedSceneGraphsModule, position_of, sentence
+from lightning_xai.data.embedded_scene_graphs import EmbeddedSceneGraphsModule, position_of, sentence, spoken_words
 
 STAR = GraphObject(4, "star", ("red", "dotted"), (0, 0, 8, 8))
 HEART = GraphObject(1, "heart", ("orange",), (9, 9, 20, 20))
@@ -23,6 +23,30 @@ def test_the_sentence_follows_from_the_graph():
     assert said == "an orange heart to the left of a red dotted star and a circle"
     with pytest.raises(ValueError, match=r"relations \['left of'\]: a sentence states one, of its first object"):
         sentence(AbstractGraph((STAR, HEART), (left,)))
+
+
+def test_each_word_speaks_of_a_node():
+    graph = AbstractGraph((HEART, STAR, CIRCLE), (GraphRelation(1, "left of", 4),))
+    assert spoken_words(graph) == [
+        ("an", 0), ("orange", 1), ("heart", 0), ("to", 6), ("the", 6), ("left", 6), ("of", 6),
+        ("a", 2), ("red", 3), ("dotted", 4), ("star", 2), ("and", -1), ("a", 5), ("circle", 5),
+    ]  # fmt: skip
+    data = module()
+    batch = data.collate([data.val_set[index] for index in range(40)])
+    assert batch["word_nodes"].shape == batch["captions"].shape
+    silent = set()
+    for row, nodes in enumerate(batch["nodes"]):
+        for number, node in zip(batch["captions"][row].tolist(), batch["word_nodes"][row].tolist(), strict=True):
+            word = data.vocabulary.words[number]
+            if node < 0:
+                silent.add(word)
+            elif nodes.types[node] == 2:
+                assert word in f"to the {nodes.names[node]}".split()
+            else:
+                assert word == nodes.names[node] or (nodes.types[node] == 0 and word in ("a", "an"))
+        spoken = batch["word_nodes"][row]
+        assert set(range(len(nodes))) <= set(spoken.tolist())  # nothing that was asked for is left unsaid
+    assert silent == {"<BOS>", "<EOS>", "and"}
 
 
 def test_graphs_are_true_of_their_scenes():

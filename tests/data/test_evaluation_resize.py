@@ -65,3 +65,21 @@ def test_bad_arguments():
         CropResize(32, share=1.5)
     with pytest.raises(ValueError, match="size=-1"):
         SquashResize(-1)
+
+
+@pytest.mark.parametrize("shape", [(224, 224), (300, 500), (500, 300), (64, 40), (3, 400), (256, 257)])
+@pytest.mark.parametrize("resize", [CropResize(224), CropResize(64, share=1.0), SquashResize(32)])
+def test_what_is_seen_of_a_picture(shape, resize):
+    """A picture whose colours say where its pixels are: the result's own places follow from the part that is seen."""
+    h, w = shape
+    places = torch.stack(
+        [torch.arange(w).expand(h, w) / w, torch.arange(h)[:, None].expand(h, w) / h, torch.zeros(h, w)]
+    )
+    result = resize((places * 255).round().byte(), {})[0].float() / 255
+    x1, y1, x2, y2 = resize.seen(h, w)
+    assert 0 <= x1 < x2 <= w and 0 <= y1 < y2 <= h
+    for axis, (low, high, side) in enumerate([(x1, x2, w), (y1, y2, h)]):
+        found = result[0].mean(0) if axis == 0 else result[1].mean(1)
+        centres = low + (torch.arange(len(found)) + 0.5) * (high - low) / len(found)  # of the result's pixels
+        inner = slice(len(found) // 8, -(len(found) // 8))  # a filter of finite width bends a ramp at its ends
+        torch.testing.assert_close(found[inner] * side, (centres - 0.5)[inner], rtol=0, atol=max(0.012 * side, 0.6))

@@ -58,6 +58,19 @@ def test_a_batch_is_padded_with_zeros(scene_graphs):
     assert batch["nodes"][1].names == ("sun", "hot") and batch["nodes"][1].boxes[0] == (0, 0, 3, 3)
 
 
+def test_which_node_a_word_speaks_of_where_all_samples_know(scene_graphs):
+    data = data_set(scene_graphs)
+    first, second = ({**data[place], "word_nodes": known} for place, known in ((0, [-1, 0, 2]), (1, [-1, 1])))
+    assert collate_scene_graphs([first, second], pad_words=9)["word_nodes"].tolist() == [
+        [-1, 0, 2, -1, -1, -1, -1, -1, -1],
+        [-1, 1, -1, -1, -1, -1, -1, -1, -1],
+    ]
+    assert "word_nodes" not in collate_scene_graphs([first, {**data[1], "word_nodes": None}])
+    # begin, a, big, red, dog, chases, the, cat, end, in the order dog, big, red, cat, chases of nodes
+    assert data[0]["word_nodes"] == [-1, -1, 1, 2, 0, 4, -1, 3, -1]
+    assert data_set(scene_graphs, max_words=4, max_nodes=2)[0]["word_nodes"] == [-1, -1, 1, -1]
+
+
 def test_a_batch_goes_to_a_device_as_it_is(scene_graphs):
     from lightning_utilities.core.apply_func import apply_to_collection
 

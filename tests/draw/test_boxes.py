@@ -13,7 +13,7 @@ def extents_of_names(boxes, labels, scores):
     sheet = Sheet((100, 128))
     (axes,) = sheet.panels
     show_image(axes, np.zeros((100, 128, 3), np.uint8))
-    hidden = add_named_boxes(sheet, axes, boxes, labels, NAMES, scores)
+    hidden = add_named_boxes(axes, boxes, labels, NAMES, scores)
     renderer = sheet.canvas.get_renderer()
     return [text.get_window_extent(renderer).extents for text in axes.texts], axes.get_window_extent().extents, hidden
 

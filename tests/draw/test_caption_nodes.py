@@ -15,8 +15,8 @@ NODES = (
 IMAGE = np.full((80, 100, 3), 128, np.uint8)
 
 
-def draw(attention, gates=None, title="") -> np.ndarray:
-    return draw_caption_nodes(IMAGE, NODES, ("a", "star"), np.array(attention), gates, title)
+def draw(attention, gates=None, title="", memory=None) -> np.ndarray:
+    return draw_caption_nodes(IMAGE, NODES, ("a", "star"), np.array(attention), gates, title, memory)
 
 
 def test_attributes_have_the_colour_of_their_object():
@@ -50,7 +50,19 @@ def test_gates_and_title_take_room():
 
 
 def test_shapes_must_fit():
-    with pytest.raises(ValueError, match=r"attention of shape \(2, 3\).*must be \(2, 4\) and \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"attention of shape \(2, 3\): for 2 words and 4 nodes it must be \(2, 4\)"):
         draw(np.ones((2, 3)))
-    with pytest.raises(ValueError, match=r"gates of \(1, 4\)"):
+    with pytest.raises(ValueError, match=r"gates of shape \(1, 4\): for 2 words they must be \(2, 4\)"):
         draw([[1, 0, 0, 0]] * 2, np.ones((1, 4)))
+    with pytest.raises(ValueError, match=r"memory of shape \(2, 1\): for 2 words they must be \(2,\)"):
+        draw([[1, 0, 0, 0]] * 2, memory=np.ones((2, 1)))
+
+
+def test_what_each_word_writes_into_the_memory_is_a_column():
+    plain = draw([[1, 0, 0, 0]] * 2)
+    little, much = (draw([[1, 0, 0, 0]] * 2, memory=np.array([0.5, share])) for share in (0.2, 0.9))
+    assert plain.shape[1] < little.shape[1] < draw([[1, 0, 0, 0]] * 2, np.full((2, 4), 0.25)).shape[1]
+    both = draw([[1, 0, 0, 0]] * 2, np.full((2, 4), 0.25), memory=np.array([0.5, 0.2]))
+    assert both.shape[1] > draw([[1, 0, 0, 0]] * 2, np.full((2, 4), 0.25)).shape[1]
+    changed = np.argwhere((little != much).any(-1))
+    assert len(changed) and np.ptp(changed[:, 0]) < 24 and changed[:, 1].min() > plain.shape[1] - 30

@@ -7,6 +7,7 @@ import pytest
 
 from lightning_xai.evaluate.caption_diversity import (
     distinct_ngrams,
+    diversity_by_source,
     diversity_scores,
     mutual_bleu,
     self_cider,
@@ -52,3 +53,24 @@ def test_what_has_no_diversity():
         self_cider(self_cider_kernel(ALIKE, NgramRarity([ALIKE])))
     with pytest.raises(ValueError, match="no captions"):
         diversity_scores([], RARITY)
+    with pytest.raises(ValueError, match="a corpus of one image"):
+        diversity_scores([ALIKE], NgramRarity([ALIKE]))
+
+
+def test_captions_that_nothing_tells_apart_are_alike():
+    empty, common = ["", ""], ["a a", "a"]
+    scores = diversity_scores([empty, common], NgramRarity([["a b"], ["a c"]]))
+    assert scores["Self-CIDEr"] == 0 and scores["Div-1"] == pytest.approx((0 + 1 / 3) / 2)
+
+
+def test_sources_of_several_captions():
+    references = [["a b c d"], ["e f g h"], ["i j k l"]]
+    found = diversity_by_source({"graphs": [ALIKE, ["a"], APART], "sentences": [["a"], ["b"]]}, references)
+    assert found == {
+        "Self-CIDEr/graphs": pytest.approx(0.5, abs=1e-6),
+        "Div-1/graphs": pytest.approx((4 / 12 + 1) / 2),
+        "Div-2/graphs": pytest.approx((3 / 12 + 9 / 12) / 2),
+    }
+    many = diversity_by_source({"graphs": [APART + ALIKE]}, references, most=3)
+    assert many["Div-1/graphs"] == 1  # the first three
+    assert diversity_by_source({"graphs": [APART]}, references[:1]) == {}

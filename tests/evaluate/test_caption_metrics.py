@@ -3,6 +3,7 @@
 import pytest
 
 from lightning_xai.evaluate.caption_metrics import METRICS, caption_scores, mean_length, vocabulary_size
+from lightning_xai.evaluate.graph_structure import CaptionGraph
 from lightning_xai.evaluate.java_metrics import JavaMetricMissing
 
 REFERENCES = {"x": ["a dog runs in the park", "a dog"], "y": ["two cats sleep on a mat"], "unused": ["nothing"]}
@@ -33,6 +34,20 @@ def test_metrics_are_chosen_by_name():
         caption_scores(said, REFERENCES, ["blue"])
     with pytest.raises(JavaMetricMissing, match=r"none\.jar"):
         caption_scores(said, REFERENCES, ["meteor"], {"meteor": "none.jar"})
+
+
+def test_graph_structure_counts_what_captions_speak_of():
+    said = {"x": "a red dog", "y": "a cat on a mat"}
+    known = {"x": ["a big dog", "a dog on a big mat"], "y": ["a cat on a mat"]}
+    scores = caption_scores(said, known, ["graph_structure"])
+    # of x: nothing against the first reference, one object and one relation against the second
+    assert scores.each == {"G": [pytest.approx(1 / 3), 0], "G_o": [0.5, 0], "G_a": [0, 0], "G_r": [0.5, 0]}
+    assert scores.corpus == pytest.approx({"G": 1 / 6, "G_o": 0.25, "G_a": 0, "G_r": 0.25})
+
+    def nothing(caption: str) -> CaptionGraph:
+        return CaptionGraph((), (), ())
+
+    assert caption_scores(said, known, ["graph_structure"], parse=nothing).corpus["G"] == 0
 
 
 def test_captions_and_references_that_do_not_fit():

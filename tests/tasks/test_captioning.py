@@ -12,12 +12,17 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from lightning_xai.callbacks.step_seed import StepSeed
 from lightning_xai.callbacks.write_captions import WriteCaptions
 from lightning_xai.data.drawn_features import FEATURE_SIZE
 from lightning_xai.data.embedded_scene_graphs import EmbeddedSceneGraphsModule
+from lightning_xai.evaluate.caption_diversity import diversity_scores
 from lightning_xai.evaluate.caption_metrics import caption_scores
+from lightning_xai.evaluate.cider import NgramRarity
+from lightning_xai.evaluate.graph_structure import CaptionGraph
 from lightning_xai.nets.asg_captioner import ASGCaptioner
 from lightning_xai.tasks.captioning import CaptioningTask, Sentence
+from lightning_xai.tasks.scheduled_sampling import ScheduledSampling
 
 
 def make_net(seed: int = 0, vocabulary: int = 30) -> ASGCaptioner:
@@ -49,7 +54,7 @@ def test_loss_and_scores_are_of_the_whole_split(tmp_path):
     captions = {name: data.vocabulary.decode(row) for name, row in zip(batch["names"], words.tolist(), strict=True)}
     expected = caption_scores(captions, data.references("val")).corpus
     assert {name: task.last_scores[name] for name in expected} == expected
-    assert set(task.last_scores) == {"loss", *expected}
+    assert set(task.last_scores) == {"loss", *expected, "grounding"} and task.last_table is None
 
 
 def test_it_learns_and_goes_on_from_its_weights(tmp_path):
@@ -114,6 +119,92 @@ def test_beams_and_predictions(tmp_path):
     assert sentence.score == pytest.approx(sum(sentence.word_scores)) and len(sentence.word_scores) <= 6
 
 
+def test_grounding_by_attention_and_by_what_else_explains(tmp_path):
+    class Honest(ASGCaptioner):
+        """Attends to the node that the word speaks of, and says what it says because of that node alone."""
+
+        def forward(self, graph, captions, details=False):
+            spoken = next(known["word_nodes"] for known in batches if torch.equal(known["captions"], captions))[:, 1:]
+            attention = torch.nn.functional.one_hot(spoken.clamp(min=0), graph["attn_masks"].shape[1]).float()
+            right = torch.einsum("btn,bn->bt", attention, graph["attn_fts"].abs().mean(2))  # 0 without it
+            logits = torch.zeros(*spoken.shape, self.vocabulary).scatter(2, captions[:, 1:, None], right[..., None])
+            return {"logits": logits, "attention": attention}
+
+    data = make_data(eval_batch_size=3)
+    batches = [data.collate([data.dataset("test")[index] for index in rows]) for rows in ((0, 1, 2), (3, 4))]
+    sizes = {"feature_dim": FEATURE_SIZE, "global_dim": FEATURE_SIZE, "hidden_dim": 16}
+    task = CaptioningTask(Honest("node", 30, **sizes), max_words=4)
+    make_trainer(tmp_path).test(task, data, verbose=False)
+    table = task.last_table
+    assert list(table) == ["attention", "gradient_x_input", "occlusion", "random", "chance"]
+    words = sum(int((batch["word_nodes"] >= 0).sum()) for batch in batches)
+    for method in ("attention", "gradient_x_input", "occlusion"):
+        assert table[method]["words"] == words and table[method]["node"] == table[method]["object"] == 1
+    chance = [
+        1 / len(nodes)
+        for batch in batches
+        for nodes, spoken in zip(batch["nodes"], batch["word_nodes"], strict=True)
+        for _ in range(int((spoken >= 0).sum()))
+    ]
+    assert table["chance"]["node"] == pytest.approx(sum(chance) / len(chance))
+    assert table["random"]["node"] < 0.7
+    assert task.last_scores["grounding"] == 1
+    assert all(parameter.grad is None for parameter in task.parameters())
+
+
+def test_without_known_words_there_is_no_grounding(tmp_path):
+    class Unknown(EmbeddedSceneGraphsModule):
+        def collate(self, samples):
+            return super().collate([{**sample, "word_nodes": None} for sample in samples])
+
+    task = CaptioningTask(make_net(), max_words=4)
+    make_trainer(tmp_path).test(task, Unknown(n_test=3, n_train=1, n_val=1), verbose=False)
+    assert "grounding" not in task.last_scores and task.last_table is None
+
+
+def test_diversity_of_sentences_and_of_an_images_graphs(tmp_path):
+    class OfOneImage(EmbeddedSceneGraphsModule):
+        def collate(self, samples):
+            batch = super().collate(samples)
+            return {**batch, "image_ids": tuple(str(index // 2) for index in batch["index"].tolist())}
+
+    class Canned(CaptioningTask):
+        def captions(self, graph, greedy=False):
+            self.said += len(graph["attn_masks"])
+            numbers = range(self.said - len(graph["attn_masks"]), self.said)
+            found = [[f"a {number}", "a star"] if number < 4 else ["a heart"] for number in numbers]
+            return [[Sentence(text, 0.0, ()) for text in texts] for texts in found]
+
+    task = Canned(make_net(), beam_width=2, sentences=2, metrics=("bleu", "graph_structure"))
+    task.said = 0
+    data = OfOneImage(n_train=1, n_val=1, n_test=5, eval_batch_size=2)
+    make_trainer(tmp_path).test(task, data, verbose=False)
+    assert task.last_scores["Div-1/sentences"] == 3 / 4  # "a" twice; the last graph has but one sentence
+    assert task.last_scores["Div-1/graphs"] == 3 / 4 and task.last_scores["Div-2/graphs"] == 2 / 4
+    rarity = NgramRarity(data.references("test").values())
+    expected = [diversity_scores([[f"a {n}", "a star"]], rarity)["Self-CIDEr"] for n in range(4)]
+    assert task.last_scores["Self-CIDEr/sentences"] == pytest.approx(sum(expected) / 4)
+    counts = [data.dataset("test").graph(index).counts() for index in range(5)]
+    objects = sum(abs(count[0] - spoken) for count, spoken in zip(counts, (0, 0, 0, 0, 1), strict=True)) / 5
+    assert task.last_scores["G_o"] == pytest.approx(objects)  # read by the world's own words: "0" is none
+    task.said = 0
+    make_trainer(tmp_path).validate(task, data, verbose=False)
+    assert not [name for name in task.last_scores if "Div" in name]
+    task = CaptioningTask(make_net(), metrics=("graph_structure",), parser=lambda caption: CaptionGraph((), (), ()))
+    make_trainer(tmp_path).validate(task, data, verbose=False)
+    assert task.last_scores["G"] == 0
+
+
+def test_training_on_own_words(tmp_path):
+    weights = []
+    for sampling in (None, ScheduledSampling(0.0, 0.0, 0.0), ScheduledSampling(1.0, 1.0)):
+        task = CaptioningTask(make_net(), lr=1e-2, sampling=sampling)
+        data = make_data()
+        make_trainer(tmp_path, callbacks=StepSeed(3), limit_val_batches=0).fit(task, data)
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in task.parameters()]))
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
 def greedy_captions(task, data, batch):
     task.vocabulary = data.vocabulary
     return task.eval().captions(batch["graph"])
@@ -126,6 +217,8 @@ def test_bad_settings_are_named(tmp_path):
         CaptioningTask(make_net(), beam_width=0)
     with pytest.raises(ValueError, match="no caption metric 'blue'; there are: bleu"):
         CaptioningTask(make_net(), metrics=("blue",))
+    with pytest.raises(ValueError, match="no method 'lime' explains words; there are: gradient_x_input, occlusion"):
+        CaptioningTask(make_net(), word_methods=["lime"])
     with pytest.raises(ValueError, match="has vocabulary=31 words, but the data have 30: build it with vocabulary=30"):
         make_trainer(tmp_path).validate(CaptioningTask(make_net(vocabulary=31)), make_data())
     with pytest.raises(TypeError, match="such as SceneGraphModule, but the trainer has NoneType"):
@@ -164,6 +257,10 @@ def test_two_processes_train_and_measure_as_one(tmp_path):
     assert first["scores"] == second["scores"] and first["loss"] == second["loss"]
     assert first["scores"] == pytest.approx(alone["scores"], rel=1e-4)
     assert first["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+    assert first["test"] == second["test"] == pytest.approx(alone["test"], rel=1e-4)
+    assert "Self-CIDEr/sentences" in first["test"] and first["table"] == second["table"]
+    for method, numbers in alone["table"].items():
+        assert first["table"][method] == pytest.approx(numbers), method
     for name, value in alone["weights"].items():
         torch.testing.assert_close(first["weights"][name], value, rtol=1e-4, atol=1e-5)
     together = json.loads((tmp_path / "two" / "captions.json").read_text())
@@ -180,7 +277,10 @@ def run(trainer: pl.Trainer, batch_size: int) -> dict:
     )
     trainer.fit(task, data)
     trainer.predict(task, data)
-    return {"weights": task.net.state_dict(), "scores": task.last_scores, "loss": task.epoch_losses("train")["loss"]}
+    found = {"scores": task.last_scores, "loss": task.epoch_losses("train")["loss"]}
+    task.beam_width = task.sentences = 2
+    trainer.test(task, data, verbose=False)
+    return {"weights": task.net.state_dict(), **found, "test": task.last_scores, "table": task.last_table}
 
 
 class SlowTask(CaptioningTask):
