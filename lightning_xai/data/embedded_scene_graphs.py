@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
 
-from lightning_xai.data.abstract_graph import MAX_NODES, AbstractGraph, GraphObject, GraphRelation, graph_nodes
+from lightning_xai.data.abstract_graph import MAX_NODES, AbstractGraph, Box, GraphObject, GraphRelation, graph_nodes
 from lightning_xai.data.detection_transforms import Draws, sample_seed
 from lightning_xai.data.drawn_features import DrawnFeatures
 from lightning_xai.data.embedded_detection import EmbeddedDetection
@@ -92,17 +94,38 @@ def draw_graph(scene: Scene, boxes: np.ndarray, draws: Draws) -> AbstractGraph:
     return AbstractGraph(graph.objects, graph.relations, sentence(graph))
 
 
+def moved_boxes(graph: AbstractGraph, share: float, draws: Draws) -> AbstractGraph:
+    """The graph with each side of each object's box moved by up to `share` of the box's width or height."""
+    objects = []
+    for item in graph.objects:
+        x1, y1, x2, y2 = item.box
+        sizes = (x2 - x1, y2 - y1) * 2
+        moved = (side + share * (2 * draws.uniform() - 1) * size for side, size in zip(item.box, sizes, strict=True))
+        objects.append(item._replace(box=tuple(moved)))
+    return replace(graph, objects=tuple(objects))
+
+
 class EmbeddedSceneGraphs(Dataset):
     """Scenes number 0 to `n_scenes` - 1 of a split, each with a graph and its sentence.
 
     Evaluation draws the graph from (seed, index), training from (seed, epoch, index). Nodes have `DrawnFeatures` of
-    what is visible of their objects, the image that of the whole picture.
+    what is visible of their objects, the image that of the whole picture. box_jitter: in training the sides of an
+    object's box are off by up to this share of its width and height, as the boxes of a detector are.
     """
 
-    def __init__(self, recipe: SceneRecipe, split: str, n_scenes: int, vocabulary: Vocabulary, seed: int = 0):
+    def __init__(
+        self,
+        recipe: SceneRecipe,
+        split: str,
+        n_scenes: int,
+        vocabulary: Vocabulary,
+        seed: int = 0,
+        box_jitter: float = 0.0,
+    ):
         self.scenes = EmbeddedDetection(recipe, split, n_scenes, seed)
         self.split, self.seed, self.vocabulary = split, seed, vocabulary
-        self._seen: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.box_jitter = box_jitter if split == "train" else 0.0
+        self._seen: dict[int, dict[Box | None, np.ndarray]] = {}  # of each scene; None for the whole picture
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -111,7 +134,8 @@ class EmbeddedSceneGraphs(Dataset):
         """What sample `index` asks for; without training the same in each epoch."""
         boxes, _ = self.scenes.boxes(index)
         drawn = Draws(sample_seed(self.seed, epoch if self.split == "train" else 0, index))
-        return draw_graph(self.scenes.scene(index), boxes.numpy(), drawn)
+        graph = draw_graph(self.scenes.scene(index), boxes.numpy(), drawn)
+        return moved_boxes(graph, self.box_jitter, drawn) if self.box_jitter else graph
 
     def name(self, index: int) -> tuple[str, str]:
         """Image and region id of sample `index`."""
@@ -127,30 +151,26 @@ class EmbeddedSceneGraphs(Dataset):
         nodes = graph_nodes(graph, MAX_NODES)
         phrase = self.vocabulary.encode(graph.phrase, max_words=30)
         spoken = [-1, *(node if node < len(nodes) else -1 for _, node in spoken_words(graph)), -1][: len(phrase)]
-        image, features = self._features(index, np.array(nodes.boxes, np.float32))
+        image, features = self._features(index, nodes.boxes)
         return scene_graph_sample(index, *self.name(index), graph.phrase, phrase, nodes, image, features, spoken)
 
-    def _features(self, index: int, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Features of the whole picture (C,) and of boxes (N, 4); those of the picture and its objects are kept."""
-        own = self.scenes.boxes(index)[0].numpy()
-        picture = None
-        if index not in self._seen:
-            picture = self.scenes.load(index)[0]
-            self._seen[index] = FEATURES.features(picture, own)
-        whole, kept = self._seen[index]
-        rows = []
-        for box in boxes:
-            (place,) = np.nonzero((own == box).all(1))
-            if len(place):
-                rows.append(kept[place[0]])
-            else:  # around two objects
-                picture = self.scenes.load(index)[0] if picture is None else picture
-                rows.append(FEATURES.features(picture, box[None])[1][0])
-        return whole, np.stack(rows)
+    def _features(self, index: int, boxes: Sequence[Box]) -> tuple[np.ndarray, np.ndarray]:
+        """Features of the whole picture (C,) and of N boxes (N, C); those of boxes that stay the same are kept."""
+        known = self._seen.get(index, {})
+        missing = [box for box in dict.fromkeys(boxes) if box not in known]
+        if missing:
+            known[None], found = FEATURES.features(self.scenes.load(index)[0], np.array(missing, np.float32))
+            known |= dict(zip(missing, found, strict=True))
+        if not self.box_jitter:
+            self._seen[index] = known
+        return known[None], np.stack([known[box] for box in boxes])
 
 
 class EmbeddedSceneGraphsModule(CaptionedGraphs):
-    """Scene graphs of the embedded world: finite splits of scenes, each a function of (seed, split, index)."""
+    """Scene graphs of the embedded world: finite splits of scenes, each a function of (seed, split, index).
+
+    box_jitter: see `EmbeddedSceneGraphs`. Raises ValueError unless it is at least 0 and below 0.5.
+    """
 
     def __init__(
         self,
@@ -162,8 +182,12 @@ class EmbeddedSceneGraphsModule(CaptionedGraphs):
         eval_batch_size: int | None = None,
         num_workers: int = 0,
         seed: int = 0,
+        box_jitter: float = 0.0,
     ):
         super().__init__(batch_size, eval_batch_size, num_workers, seed=seed)
+        if not 0 <= box_jitter < 0.5:
+            raise ValueError(f"box_jitter={box_jitter} is a share of a box's size, at least 0 and below 0.5")
+        self.box_jitter = box_jitter
         self.recipe, self.new_pictures = recipe, FEATURES
         self.sizes = {"train": n_train, "val": n_val, "test": n_test}
         # what a caption's words can be, for who takes captions apart
@@ -180,7 +204,9 @@ class EmbeddedSceneGraphsModule(CaptionedGraphs):
     def dataset(self, split: str) -> EmbeddedSceneGraphs:
         split = "test" if split == "predict" else split
         if split not in self._splits:
-            self._splits[split] = EmbeddedSceneGraphs(self.recipe, split, self.sizes[split], self.vocabulary, self.seed)
+            self._splits[split] = EmbeddedSceneGraphs(
+                self.recipe, split, self.sizes[split], self.vocabulary, self.seed, self.box_jitter
+            )
         return self._splits[split]
 
     def references(self, split: str) -> dict[str, list[str]]:

@@ -100,6 +100,18 @@ class BoxFeatures:
         # a file holds some dozen rows: all at once is faster than HDF5's choice of some
         return np.asarray(dataset[()], np.float32)[np.array(wanted, np.intp)]
 
+    def corners(self, image_id: str) -> tuple[Box, ...]:
+        """The boxes of an image that have a feature, in the order of the file; none without a file.
+
+        Raises ValueError for a file of another kind.
+        """
+        return tuple(self._opened(image_id)[1]) if self.path(image_id).is_file() else ()
+
+    def size(self, image_id: str) -> tuple[int, int]:
+        """(h, w) of the picture that the boxes are of. Raises FileNotFoundError, or ValueError for another file."""
+        dataset, _ = self._opened(image_id)
+        return int(dataset.attrs["image_h"]), int(dataset.attrs["image_w"])
+
     def close(self, remaining: int = 0) -> None:
         """Close the files that were used longest ago until at most `remaining` are open."""
         while len(self._open) > remaining:
@@ -146,15 +158,23 @@ def write_box_features(
     h5py = import_h5py()
     path = BoxFeatures(folder).path(image_id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _complete(path) as partial, h5py.File(partial, "w") as file:
+    with complete_file(path) as partial, h5py.File(partial, "w") as file:
         dataset = file.create_dataset(f"{_flat(image_id)}.jpg", data=np.asarray(features, np.float32))
         dataset.attrs["boxes"] = np.asarray(boxes)
         dataset.attrs["image_h"], dataset.attrs["image_w"] = size
     return path
 
 
+def write_array(file: str | os.PathLike, array: np.ndarray) -> None:
+    """Write numbers or strings as .npy; the file appears when it is complete."""
+    path = Path(file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with complete_file(path) as partial, partial.open("wb") as stream:
+        np.save(stream, array, allow_pickle=False)
+
+
 @contextmanager
-def _complete(path: Path) -> Iterator[Path]:
+def complete_file(path: Path) -> Iterator[Path]:
     """A file to write that takes the place of `path` once it is complete."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:

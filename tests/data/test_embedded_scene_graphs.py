@@ -1,10 +1,11 @@
 """Scene graphs of drawn scenes."""
 
+import numpy as np
 import pytest
 import torch
 
 from lightning_xai.data.abstract_graph import AbstractGraph, GraphObject, GraphRelation
-from lightning_xai.data.drawn_features import region_features
+from lightning_xai.data.drawn_features import DrawnFeatures, region_features
 from lightning_xai.data.embedded_scene_graphs import EmbeddedSceneGraphsModule, position_of, sentence, spoken_words
 
 STAR = GraphObject(4, "star", ("red", "dotted"), (0, 0, 8, 8))
@@ -102,3 +103,23 @@ def test_batches_and_references():
     assert test["names"] == ("test000000_0", "test000001_0", "test000002_0")
     assert data.references("test") == {n: [p] for n, p in zip(test["names"], test["phrases"], strict=True)}
     assert data.references("predict") == data.references("test")
+
+
+def test_boxes_of_the_training_are_off_as_a_detectors_are():
+    exact = EmbeddedSceneGraphsModule(n_train=4, n_val=4, batch_size=2)
+    off = EmbeddedSceneGraphsModule(n_train=4, n_val=4, batch_size=2, box_jitter=0.1)
+    for split, index, epoch in (("train", 1, 0), ("train", 1, 3), ("val", 2, 0)):
+        before, after = (module.dataset(split).graph(index, epoch) for module in (exact, off))
+        assert after.phrase == before.phrase and after.relations == before.relations
+        assert after == off.dataset(split).graph(index, epoch)
+        for a, b in zip(before.objects, after.objects, strict=True):
+            size = np.array(a.box[2:]) - a.box[:2]
+            moved = np.abs(np.array(b.box) - a.box) / np.tile(size, 2)
+            assert moved.max() <= 0.1 and (moved.max() > 0) == (split == "train") and b.name == a.name
+    dataset = off.dataset("train")
+    sample = dataset[(3, 1)]
+    expected = DrawnFeatures().features(dataset.scenes.load(1)[0], np.array(sample["nodes"].boxes))
+    np.testing.assert_allclose(sample["graph"]["attn_fts"], expected[1], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(sample["graph"]["mp_fts"], expected[0], rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match=r"box_jitter=0\.5 is a share"):
+        EmbeddedSceneGraphsModule(box_jitter=0.5)
