@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -15,7 +15,11 @@ from lightning_xai.callbacks.pictures import write_picture
 from lightning_xai.cli.method_option import methods_of_options
 from lightning_xai.explain.explain_batch import BatchExplanations, explain_batch, methods_by_name
 from lightning_xai.explain.explainable import explainable_task
+from lightning_xai.explain.method import Method
 from lightning_xai.explain.methods import METHODS
+
+if TYPE_CHECKING:
+    from lightning_xai.cli.training import TrainingCLI
 
 DEFAULT_METHODS = ("generic_relevance",)
 
@@ -65,15 +69,7 @@ def run(command: str, words: list[str]) -> int:
             batch, name = _validation_batch(module, options.index, options.text), f"val_{options.index}"
         else:
             batch, name = picture_batch(module, picture, options.text), options.input.stem
-        if getattr(task, "class_names", None) is None:
-            task.class_names = getattr(module, "class_names", None)
-        device = cli.trainer.strategy.root_device
-        task.to(device)
-        with torch.inference_mode():
-            batch = task.transfer_batch_to_device(batch, device, 0)
-            found = explain_batch(task, batch, methods, options.target, options.limit)
-        if found.explained is None:
-            raise LookupError(found.without)
+        batch, found = explained_batch(cli, task, batch, methods, options.target, options.limit)
     except (KeyError, IndexError):  # nothing that a user gave: a mistake of ours, to be seen where it is
         raise
     except (ValueError, LookupError, TypeError, NotImplementedError) as error:
@@ -87,6 +83,27 @@ def run(command: str, words: list[str]) -> int:
     print(*(f"{name}" for name in found.explained.names), sep="\n")
     print(out.with_name(out.name + ".png"), out.with_name(out.name + ".npz"), sep="\n")
     return 0
+
+
+def explained_batch(
+    cli: "TrainingCLI",
+    task: Any,
+    batch: dict[str, Any],
+    methods: Mapping[str, Method],
+    choice: str,
+    limit: int,
+) -> tuple[dict[str, Any], BatchExplanations]:
+    """A batch on the device of a configured trainer, and its explanations; LookupError where nothing is explained."""
+    if getattr(task, "class_names", None) is None:
+        task.class_names = getattr(cli.datamodule, "class_names", None)
+    device = cli.trainer.strategy.root_device
+    task.to(device)
+    with torch.inference_mode():
+        batch = task.transfer_batch_to_device(batch, device, 0)
+        found = explain_batch(task, batch, methods, choice, limit)
+    if found.explained is None:
+        raise LookupError(found.without)
+    return batch, found
 
 
 def read_picture(path: Path) -> Tensor:

@@ -4,15 +4,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from lightning_xai.callbacks.explanation_pictures import draw_sample, map_streams, shown_picture
-from lightning_xai.cli.explain import picture_batch
+from lightning_xai.cli.explain import explained_batch, picture_batch
 from lightning_xai.cli.training import TrainingCLI
 from lightning_xai.draw.palette import name_of
 from lightning_xai.evaluate.relevance_regions import relevance_regions
-from lightning_xai.explain.explain_batch import explain_batch
 from lightning_xai.explain.explainable import explainable_task
 from lightning_xai.explain.method import Method
 
@@ -51,15 +49,7 @@ def explained_regions(
     """
     task, module = explainable_task(cli.model), cli.datamodule
     batch = picture_batch(module, picture, texts)
-    if getattr(task, "class_names", None) is None:
-        task.class_names = getattr(module, "class_names", None)
-    device = cli.trainer.strategy.root_device
-    task.to(device)
-    with torch.inference_mode():
-        batch = task.transfer_batch_to_device(batch, device, 0)
-        found = explain_batch(task, batch, dict([method]), choice, limit)
-    if found.explained is None:
-        raise LookupError(found.without)
+    batch, found = explained_batch(cli, task, batch, dict([method]), choice, limit)
     explained, explanation = found.explained, found.by_method[method[0]]
     seen = shown_picture(batch, 0).shape[:2]
     if from_boxes:

@@ -34,3 +34,28 @@ def test_fit_test_and_predict(tmp_path, capsys):
     captions = json.loads((tmp_path / "captions.json").read_text())
     assert list(captions) == [f"test00000{number}_0" for number in range(5)]
     assert all(len(entry) == 1 and isinstance(entry[0], str) for entry in captions.values())
+
+
+def test_published_configurations(tmp_path):
+    """Sizes and conventions of MSCOCO and Visual Genome."""
+    from lightning_xai.cli.training import TrainingCLI
+
+    for folder in (
+        "annotation/controllable",
+        "ordered_feature/MP/resnet101.ctrl",
+        "ordered_feature/SA/X_101_32x8d/objrels",
+    ):
+        (tmp_path / folder).mkdir(parents=True)
+    first = {}
+    for name, vocabulary, words, epochs in (("coco", 10000, 25, 100), ("vg", 6000, 15, 20)):
+        config = str(CONFIG.with_name(f"ega_{name}.yaml"))
+        cli = TrainingCLI(["--config", config, "--data.root", str(tmp_path), "--trainer.accelerator", "cpu"], run=False)
+        assert (cli.model.net.vocabulary, cli.model.max_words, cli.datamodule.max_words) == (vocabulary, words, words)
+        assert cli.trainer.max_epochs == epochs and cli.datamodule.batch_size == 128 and cli.model.lr == 2e-4
+        assert cli.datamodule.inclusive == (name == "coco")
+        first[name] = cli.model.net.state_dict()
+    assert first["coco"]["attn_encoder.layers.0.weight"].shape == (6, 512, 512)
+    assert first["vg"]["attn_encoder.layers.0.weight"].shape == (6, 2048, 512)
+    assert set(first["coco"]) - set(first["vg"]) == {
+        f"attn_encoder.first_embedding.0.{part}" for part in ("weight", "bias")
+    }
