@@ -50,7 +50,9 @@ class CaptionViews(pl.Callback):
         count = min(self.samples, len(data.val_set))
         places = [number * len(data.val_set) // count for number in range(count)]
         batch = data.collate([data.val_set[place] for place in places])
-        graph = trainer.strategy.batch_to_device(batch["graph"], pl_module.device)
+        graph = trainer.precision_plugin.convert_input(
+            trainer.strategy.batch_to_device(batch["graph"], pl_module.device)
+        )
         with undisturbed(trainer, pl_module):
             said = pl_module.net.greedy(graph, pl_module.max_words)
         for row, place in enumerate(places):

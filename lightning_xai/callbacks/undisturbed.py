@@ -9,14 +9,13 @@ from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import nn
 
-from lightning_xai.explain.evaluation_mode import in_modes
+from lightning_xai.explain.evaluation_mode import evaluation_mode
 
 
 @contextmanager
 def undisturbed(trainer: pl.Trainer, module: nn.Module) -> Iterator[None]:
     """Evaluation mode and no gradients, under the trainer's precision; modes and random states are put back."""
-    evaluating = dict.fromkeys(module.modules(), False)
-    with isolate_rng(), in_modes(evaluating), torch.inference_mode(), trainer.precision_plugin.forward_context():
+    with isolate_rng(), evaluation_mode(module), torch.inference_mode(), trainer.precision_plugin.forward_context():
         yield
 
 

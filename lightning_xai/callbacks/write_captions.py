@@ -1,13 +1,13 @@
 """`predict` of a captioner leaves its captions in the files that asg2cap writes."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch.distributed as dist
-from pytorch_lightning.callbacks import BasePredictionWriter
+
+from lightning_xai.callbacks.prediction_writer import PredictionWriter
 
 # name -> (text, score, word_scores) of each sentence, best first, as JSON; by the published numbers of the formats
 FORMATS = {
@@ -18,7 +18,7 @@ FORMATS = {
 }
 
 
-class WriteCaptions(BasePredictionWriter):
+class WriteCaptions(PredictionWriter):
     """Write `file`, by default `<run folder>/captions.json`: an object with an entry for each sample's name.
 
     format: 0 [best sentence], 1 [best sentence, its score, scores of its words], 2 [[sentence, score], ...], 3
@@ -28,38 +28,20 @@ class WriteCaptions(BasePredictionWriter):
     """
 
     def __init__(self, format: int = 0, file: str | None = None) -> None:
-        super().__init__("batch_and_epoch")
+        super().__init__()
         if format not in FORMATS:
             raise ValueError(f"format={format!r} of captions must be one of {', '.join(map(str, FORMATS))}")
         self.format, self.file = format, file
-        self.entries: dict[int, tuple[str, list[Any]]] = {}
 
-    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.entries = {}
-
-    def write_on_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        prediction: dict[str, Any],
-        batch_indices: Sequence[int] | None,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int,
-    ) -> None:
+    def collect(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, prediction: dict[str, Any]
+    ) -> Iterator[tuple[int, tuple[str, list[Any]]]]:
         rows = zip(prediction["index"], prediction["names"], prediction["captions"], strict=True)
         for index, name, sentences in rows:
-            self.entries[index] = (name, FORMATS[self.format](sentences))
+            yield index, (name, FORMATS[self.format](sentences))
 
-    def write_on_epoch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        parts = [self.entries]
-        if trainer.world_size > 1:
-            parts = [None] * trainer.world_size
-            dist.all_gather_object(parts, self.entries)
-        if not trainer.is_global_zero:
-            return
-        entries = {index: entry for part in parts for index, entry in part.items()}
-        captions = dict(entries[index] for index in sorted(entries))
+    def write(self, trainer: pl.Trainer, entries: dict[int, tuple[str, list[Any]]]) -> None:
+        captions = dict(entries.values())
         if len(captions) < len(entries):
             raise ValueError(f"{len(entries)} samples have only {len(captions)} names; they must differ to be written")
         file = Path(self.file) if self.file else Path(trainer.default_root_dir) / "captions.json"

@@ -1,6 +1,5 @@
 """`predict` of a classifier leaves the features and logits of all images in one file."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +30,7 @@ class WriteFeatures(BasePredictionWriter):
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
         prediction: dict[str, Tensor],
-        batch_indices: Sequence[int] | None,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int,
+        *args: Any,
     ) -> None:
         missing = [name for name in ("index", "features", "logits") if name not in prediction]
         if missing:

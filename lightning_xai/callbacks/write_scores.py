@@ -18,8 +18,12 @@ class WriteScores(pl.Callback):
     A row begins with `checkpoint` (relative to the run folder where it is inside; "configured" for weights that came
     with the configuration) and `split` (its name where the data module has `splits`, else "test"). Rows of earlier
     tests of other checkpoints or splits stay, as in the table that asg2cap writes of its best checkpoints. A module
-    without scores leaves no file. Raises ValueError for a scores.json that is no such table.
+    without scores leaves no file. Raises ValueError, before the test, for a scores.json that is no such table.
     """
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "test":
+            read_scores(Path(trainer.default_root_dir) / "scores.json")
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         scores = getattr(pl_module, "last_scores", None)

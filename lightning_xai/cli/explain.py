@@ -66,7 +66,7 @@ def run(command: str, words: list[str]) -> int:
     try:
         task, module = explainable_task(cli.model), cli.datamodule
         if picture is None:
-            batch, name = _validation_batch(module, options.index, options.text), f"val_{options.index}"
+            batch, name = validation_batch(module, options.index, options.text), f"val_{options.index}"
         else:
             batch, name = picture_batch(module, picture, options.text), options.input.stem
         batch, found = explained_batch(cli, task, batch, methods, options.target, options.limit)
@@ -102,7 +102,7 @@ def explained_batch(
         batch = task.transfer_batch_to_device(batch, device, 0)
         found = explain_batch(task, batch, methods, choice, limit)
     if found.explained is None:
-        raise LookupError(found.without)
+        raise LookupError(f"{found.without}; choose otherwise by --target, such as class:NAME or query:Q")
     return batch, found
 
 
@@ -127,16 +127,17 @@ def picture_batch(module: pl.LightningDataModule | None, picture: Tensor, texts:
     return module.picture_batch(picture, texts) if reads_text else module.picture_batch(picture)
 
 
-def _validation_batch(module: pl.LightningDataModule | None, index: int, texts: list[str] | None) -> dict[str, Any]:
-    if module is None or texts:
-        raise ValueError(
-            f"--index {index}: there is no data" if module is None else "--text goes with --input, not with --index"
-        )
+def validation_batch(module: pl.LightningDataModule | None, index: int, texts: list[str] | None) -> dict[str, Any]:
+    """The batch of one sample of a module's validation data; it brings its own text where the task reads one."""
+    if texts:
+        raise ValueError("--text goes with --input, not with --index")
     return module.collate([validation_set(module, index)[index]])
 
 
-def validation_set(module: pl.LightningDataModule, index: int) -> Any:
+def validation_set(module: pl.LightningDataModule | None, index: int) -> Any:
     """The validation data of a module, which has a sample `index`; ValueError where it has not."""
+    if module is None:
+        raise ValueError(f"--index {index}: there is no data")
     module.setup("validate")
     count = len(module.val_set)
     if not 0 <= index < count:

@@ -18,7 +18,7 @@ WHAT = (
     "picture) and of each box of its graphs (the box head of a Faster R-CNN), by torchvision's networks, as files of "
     "the published layout. A run that was ended goes on where it stopped; what is there is not computed again."
 )
-CONFIG = "configs/ega_new_pictures.yaml"
+CONFIG, BATCH = "configs/ega_new_pictures.yaml", 32  # what it trains on at once
 
 
 def run(command: str, words: list[str]) -> int:
@@ -30,6 +30,8 @@ def run(command: str, words: list[str]) -> int:
         _run(options)
     except Exception as error:
         sentence = our_sentence(error)
+        if sentence is None and isinstance(error, OSError) and error.filename is not None:
+            sentence = f"{error.filename}: {error.strerror}"
         if sentence is None:  # a mistake of ours, to be seen where it is
             raise
         raise SystemExit(f"lightning-xai region-features: {sentence}") from error
@@ -65,7 +67,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="a Faster R-CNN (default: fasterrcnn_resnet50_fpn)",
     )
-    add("--short_side", type=int, default=256, help="pixels of a picture as the image network sees it (default: 256)")
+    add(
+        "--short_side",
+        type=int,
+        default=256,
+        metavar="N",
+        help="pixels of a picture as the image network sees it (default: 256)",
+    )
     add("--image_feature_name", metavar="NAME", help="below ordered_feature/MP (default: torchvision.<image network>)")
     add("--box_feature_name", metavar="NAME", help="below ordered_feature/SA (default: torchvision.<box network>)")
     add(
@@ -74,7 +82,13 @@ def _parser() -> argparse.ArgumentParser:
         help="the words: built of this split's phrases, to train with, or the int2word.npy or word2int.json of a "
         "trained captioner (default: those that ROOT has)",
     )
-    add("--min_count", type=int, default=1, help="words that are rarer are unknown to a vocabulary built (default: 1)")
+    add(
+        "--min_count",
+        type=int,
+        default=1,
+        metavar="N",
+        help="words that are rarer are unknown to a vocabulary built (default: 1)",
+    )
     add("--device", default="auto", help="cpu, cuda, cuda:1 and so on (default: a GPU where there is one)")
     return parser
 
@@ -85,6 +99,10 @@ def _run(options: argparse.Namespace) -> None:
     from lightning_xai.data.picture_split import compute_features, keep_regions, missing_features, picture_split
     from lightning_xai.data.torchvision_features import TorchvisionFeatures
 
+    if Path(options.split).name != options.split:
+        raise ValueError(f"--split {options.split!r} is part of file names, so it must be a name such as trn.")
+    if options.min_count < 1:
+        raise ValueError(f"--min_count {options.min_count} must be at least 1.")
     import_h5py()
     networks = TorchvisionFeatures(
         options.image_weights,
@@ -104,13 +122,13 @@ def _run(options: argparse.Namespace) -> None:
     for note in split.notes:
         print(note)
     stop_or_leave_out(split, options.leave_out)
-    vocabulary = _vocabulary(options, split)
-    if vocabulary is not None:
-        folder.check_vocabulary(vocabulary)
+    _vocabulary(options, split)  # so that a missing one is said before anything is written
     folder.claim(networks.image_origin, {**networks.box_origin, "boxes": options.boxes})
     keep_regions(split, folder, options.graphs)
     tasks = missing_features(split, folder)
     stop_or_leave_out(split, options.leave_out)
+    if (vocabulary := _vocabulary(options, split)) is not None:
+        folder.check_vocabulary(vocabulary)
     folder.check_names(options.split, split.file_names())
     if tasks:
         networks.load()
@@ -118,7 +136,7 @@ def _run(options: argparse.Namespace) -> None:
     done = compute_features(tasks, split, folder, networks, _progress(len(tasks)))
     stop_or_leave_out(split, options.leave_out)
     folder.finish(options.split, split.file_names(), split.samples())
-    if vocabulary is not None:
+    if (vocabulary := _vocabulary(options, split)) is not None:  # of what was not left out
         folder.write_vocabulary(vocabulary)
     for line in _summary(options, split, folder, done, (networks.image_size, networks.box_size)):
         print(line)
@@ -141,7 +159,8 @@ def _vocabulary(options: argparse.Namespace, split: "PictureSplit") -> "Vocabula
     if options.vocabulary == BUILD:
         words = words_of(split.phrases(), options.min_count)
         if len(words) == 3:
-            raise ValueError(f"no region of split {options.split!r} has a phrase to build a vocabulary of.")
+            rare = f" with words that come at least {options.min_count} times" if any(split.phrases()) else ""
+            raise ValueError(f"no region of split {options.split!r} has a phrase{rare} to build a vocabulary of.")
         return words
     return None if options.vocabulary is None else read_words(options.vocabulary)
 
@@ -194,4 +213,6 @@ def _summary(
         ("--model.net.feature_dim", sizes[1], 1024),
     ):
         command += [] if given == usual else [name, str(given)]
+    if options.split == "trn" and len(split.samples()) < BATCH:
+        command += ["--data.batch_size", str(len(split.samples()))]
     return [*lines, f"{len(words)} words; with splits trn, val and tst a captioner is trained by:", shlex.join(command)]

@@ -30,7 +30,7 @@ Box = tuple[float, float, float, float]
 class GraphObject(NamedTuple):
     """An object: `identity` is what relations call it, `box` is xyxy in pixels; names are for people only."""
 
-    identity: int
+    identity: int | str
     name: str
     attributes: tuple[str, ...]
     box: Box
@@ -39,9 +39,9 @@ class GraphObject(NamedTuple):
 class GraphRelation(NamedTuple):
     """A relation from the object of identity `subject` to the one of identity `object`."""
 
-    subject: int
+    subject: int | str
     name: str
-    object: int
+    object: int | str
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def graph_nodes(graph: AbstractGraph, max_nodes: int = MAX_NODES) -> GraphNodes:
     return GraphNodes(names, types, orders, boxes, owners, inside, len(planned) - len(kept))
 
 
-def chosen_objects(graph: AbstractGraph, identities: Sequence[int]) -> AbstractGraph:
+def chosen_objects(graph: AbstractGraph, identities: Sequence[int | str]) -> AbstractGraph:
     """The graph of these objects in this order, with the relations among them, without the phrase.
 
     Raises KeyError for an identity that no object has.

@@ -1,37 +1,24 @@
 """COCO 2017 and everything laid out like it, as a LightningDataModule."""
 
-import logging
 import os
-import sys
-import warnings
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
-import pytorch_lightning as pl
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_xai.data.coco_annotations import CocoAnnotations, read_annotations, read_categories, unannotated
 from lightning_xai.data.coco_detection import CocoDetection, find_missing, unannotated_target
 from lightning_xai.data.detection_batch import collate_detection
-from lightning_xai.data.detection_loader import detection_loader
 from lightning_xai.data.detection_transforms import SCALES, EvaluationTransform, TrainingTransform
 from lightning_xai.data.picture_file import MAX_PIXELS, list_pictures
-from lightning_xai.data.samplers import (
-    EvaluationSampler,
-    TrainingSampler,
-    contiguous_order,
-    node_order,
-    resume_position,
-    strided_order,
-)
-
-log = logging.getLogger(__name__)
+from lightning_xai.data.picture_loaders import PictureLoaders
+from lightning_xai.data.samplers import contiguous_order, node_order, strided_order
 
 
-class CocoDataModule(pl.LightningDataModule):
+class CocoDataModule(PictureLoaders):
     """Detection data in the COCO 2017 layout, any category ids; labels are those ids.
 
     Args:
@@ -60,6 +47,10 @@ class CocoDataModule(pl.LightningDataModule):
         apply_exif_orientation: Turn pictures as their EXIF data says; COCO's annotations expect that not.
         seed: Order and augmentation depend on it, on the epoch and on the image alone.
     """
+
+    train_set: CocoDetection | None = None
+    val_set: CocoDetection | None = None
+    predict_set: CocoDetection | None = None
 
     def __init__(
         self,
@@ -90,7 +81,7 @@ class CocoDataModule(pl.LightningDataModule):
         apply_exif_orientation: bool = False,
         seed: int = 0,
     ):
-        super().__init__()
+        super().__init__(batch_size, val_batch_size, num_workers, prefetch_factor, seed, val_num_workers)
         if root is None and (train_folder is None) != (train_annotations is None):
             raise ValueError("train_folder and train_annotations belong together; give both, or root.")
         if root is None and (val_folder is None) != (val_annotations is None):
@@ -106,17 +97,11 @@ class CocoDataModule(pl.LightningDataModule):
             usual = layout and layout / "annotations" / f"instances_{part}2017.json"
             self.annotation_files[part] = Path(file) if file else usual
         self.predict_images = predict_images
-        self.batch_size = batch_size
-        self.val_batch_size = val_batch_size or batch_size
-        self.num_workers = num_workers
-        self.val_num_workers = num_workers if val_num_workers is None else val_num_workers
-        self.prefetch_factor = prefetch_factor
         self.collate = partial(collate_detection, pad_to_multiple=pad_to_multiple)
         self.cache_mode = cache_mode
         self.sample_order = sample_order
         self.masks = masks
         self.on_missing = on_missing
-        self.seed = seed
         self.training_transform = TrainingTransform(
             scales, max_size, crop_scales, crop_range, flip_probability, crop_probability
         )
@@ -126,10 +111,6 @@ class CocoDataModule(pl.LightningDataModule):
             "max_pixels": max_pixels,
             "apply_exif_orientation": apply_exif_orientation,
         }
-        self.train_set: CocoDetection | None = None
-        self.val_set: CocoDetection | None = None
-        self.predict_set: CocoDetection | None = None
-        self._news_of_epoch = 0
 
     @cached_property
     def categories(self) -> dict[int, str]:
@@ -173,7 +154,7 @@ class CocoDataModule(pl.LightningDataModule):
             if not annotations.trainable().any():
                 raise ValueError(f"{annotations.file}: no box to train on. {annotations.summary()}")
             self.train_set = self._detection(self.folders["train"], annotations, self.training_transform, self.seed)
-            _, _, local_rank, local_size = self._process()
+            local_rank, local_size = self._process_of_node()
             self._cache(self.train_set, list(range(local_rank, len(self.train_set), local_size)))
         if stage in ("fit", "validate", "test") and self.val_set is None:
             annotations = self._annotations("val")
@@ -211,75 +192,29 @@ class CocoDataModule(pl.LightningDataModule):
             dataset.hold_in_memory(indices)
             self._say(f"{dataset.folder}: {len(dataset.cache)} images held in {dataset.cache.nbytes / 2**20:.0f} MiB.")
 
-    def _say(self, line: str) -> None:
-        # Neither Lightning's logger, which the command line silences, nor the standard output, which is for results.
-        if self._process()[0] == 0:
-            print(line, file=sys.stderr, flush=True)
+    def dataset(self, split: str) -> CocoDetection | None:
+        evaluated = {"val": self.val_set, "test": self.val_set, "predict": self.predict_set}
+        return {"train": self.train_set, **evaluated}[split]
 
-    def _process(self) -> tuple[int, int, int, int]:
-        """Rank, number of processes, rank on this node, number of processes on this node."""
-        trainer = self.trainer
-        if trainer is None:
-            return 0, 1, 0, 1
-        return trainer.global_rank, trainer.world_size, trainer.local_rank, trainer.num_devices
+    def _process_of_node(self) -> tuple[int, int]:
+        return (self.trainer.local_rank, self.trainer.num_devices) if self.trainer else (0, 1)
 
     def train_dataloader(self) -> DataLoader:
-        rank, replicas, local_rank, local_size = self._process()
+        rank, replicas = self._process()
         length = len(self.train_set)
         if self.cache_mode:
-            order = partial(
-                node_order, length, rank=rank, replicas=replicas, local_rank=local_rank, local_size=local_size
-            )
+            local_rank, local_size = self._process_of_node()
+            order = partial(node_order, length, local_rank=local_rank, local_size=local_size)
         else:
-            chosen = {"strided": strided_order, "contiguous": contiguous_order}[self.sample_order]
-            order = partial(chosen, length, rank=rank, replicas=replicas)
-        epoch, batch = resume_position(self.trainer)
-        if batch:  # Lightning warns of every loader without a state of its own, while this one starts where it should
-            warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
-        sampler = TrainingSampler(partial(order, seed=self.seed), start=(epoch, batch * self.batch_size))
+            order = partial({"strided": strided_order, "contiguous": contiguous_order}[self.sample_order], length)
+        sampler = self._training_sampler(partial(order, rank=rank, replicas=replicas, seed=self.seed))
         if len(sampler) < self.batch_size:
             raise ValueError(
                 f"{self.annotation_files['train']}: {length} images are fewer than {replicas} processes times "
                 f"batch_size={self.batch_size}; lower one of them."
             )
-        return self._loader(self.train_set, sampler, self.batch_size, self.num_workers, drop_last=True)
-
-    def val_dataloader(self) -> DataLoader:
-        return self._evaluation_loader(self.val_set)
-
-    def test_dataloader(self) -> DataLoader:
-        return self._evaluation_loader(self.val_set)
-
-    def predict_dataloader(self) -> DataLoader:
-        return self._evaluation_loader(self.predict_set)
+        return self._training_loader(self.train_set, sampler)
 
     def picture_batch(self, picture: Tensor) -> dict:
         """A picture, uint8 (3, h, w), as the one sample of an evaluation batch, without annotations."""
         return self.collate([self.evaluation_transform(picture, unannotated_target(picture))])
-
-    def _evaluation_sampler(self, dataset: CocoDetection) -> EvaluationSampler:
-        rank, replicas, _, _ = self._process()
-        return EvaluationSampler(len(dataset), self.val_batch_size, rank, replicas)
-
-    def _evaluation_loader(self, dataset: CocoDetection) -> DataLoader:
-        return self._loader(dataset, self._evaluation_sampler(dataset), self.val_batch_size, self.val_num_workers)
-
-    def _loader(self, dataset, sampler, batch_size: int, num_workers: int, drop_last: bool = False) -> DataLoader:
-        return detection_loader(
-            dataset, sampler, batch_size, num_workers, self.collate, self.trainer, drop_last, self.prefetch_factor
-        )
-
-    def on_before_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
-        if self.trainer is not None and self.trainer.current_epoch != self._news_of_epoch:
-            self._news_of_epoch = self.trainer.current_epoch
-            self._report()
-        return batch
-
-    def teardown(self, stage: str) -> None:
-        self._report()
-
-    def _report(self) -> None:
-        """Say which pictures were found faulty since the last time; each process knows those that it was given."""
-        for dataset in (self.train_set, self.val_set, self.predict_set):
-            if dataset is not None and (news := dataset.news()):
-                log.warning(f"{dataset.annotations.file}: {news}")

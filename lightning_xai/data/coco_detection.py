@@ -78,6 +78,10 @@ class CocoDetection(PictureSet):
         self.apply_exif_orientation = apply_exif_orientation
         self.cache: ImageCache | None = None
 
+    @property
+    def source(self) -> str:
+        return str(self.annotations.file)
+
     def path(self, index: int) -> Path:
         return self.folder / str(self.annotations.file_names[index])
 

@@ -6,17 +6,15 @@ import mmap
 from typing import Any, NamedTuple
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
 from lightning_xai.data.coco_detection import unannotated_target
 from lightning_xai.data.detection_batch import collate_detection
-from lightning_xai.data.detection_loader import detection_loader
 from lightning_xai.data.render_scene import render
-from lightning_xai.data.samplers import EvaluationSampler, TrainingSampler, resume_position, strided_order
 from lightning_xai.data.scene import Scene, SceneRecipe, sample_scene
+from lightning_xai.data.split_loaders import SplitLoaders
 
 DEFAULT_RECIPE = SceneRecipe()
 
@@ -171,7 +169,7 @@ class EmbeddedDetection(Dataset):
         return drawn
 
 
-class EmbeddedDetectionModule(pl.LightningDataModule):
+class EmbeddedDetectionModule(SplitLoaders):
     """Detection on the embedded world: finite splits of scenes, each a function of (seed, split, index).
 
     `recipe` holds the knobs of difficulty; the label of a class is its place in `recipe.shapes`. `batch_size` is per
@@ -193,11 +191,10 @@ class EmbeddedDetectionModule(pl.LightningDataModule):
         masks: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size, eval_batch_size, num_workers, seed=seed)
         self.recipe = recipe
         self.sizes = {"train": n_train, "val": n_val, "test": n_test}
-        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
-        self.flip, self.cache, self.masks, self.seed = flip, cache, masks, seed
+        self.flip, self.cache, self.masks = flip, cache, masks
         self._splits: dict[str, EmbeddedDetection] = {}
 
     @property
@@ -211,7 +208,8 @@ class EmbeddedDetectionModule(pl.LightningDataModule):
         return len(self.recipe.shapes)
 
     def dataset(self, split: str) -> EmbeddedDetection:
-        """The data set of `split`: "train", "val" or "test"; the same object, with its drawn scenes, each time."""
+        """The scenes of "train", "val", "test" or "predict", which are those of "test"; the same object each time."""
+        split = "test" if split == "predict" else split
         if split not in self._splits:
             flip = self.flip if split == "train" else 0.0
             self._splits[split] = EmbeddedDetection(
@@ -219,13 +217,8 @@ class EmbeddedDetectionModule(pl.LightningDataModule):
             )
         return self._splits[split]
 
-    @property
-    def train_set(self) -> EmbeddedDetection:
-        return self.dataset("train")
-
-    @property
-    def val_set(self) -> EmbeddedDetection:
-        return self.dataset("val")
+    def counted(self, dataset: EmbeddedDetection) -> str:
+        return f"n_train={len(dataset)} scenes"
 
     collate = staticmethod(collate_detection)
 
@@ -234,44 +227,6 @@ class EmbeddedDetectionModule(pl.LightningDataModule):
         """Scenes are evaluated as they are drawn."""
         return image, target
 
-    def train_dataloader(self) -> DataLoader:
-        dataset = self.train_set
-        rank, replicas = self._rank()
-        if len(dataset) < self.batch_size * replicas:
-            raise ValueError(
-                f"n_train={len(dataset)} scenes do not fill one batch of batch_size={self.batch_size} on {replicas} "
-                f"process(es): ask for at least {self.batch_size * replicas}"
-            )
-        epoch, batches = resume_position(self.trainer)
-
-        def order(epoch: int) -> list[int]:
-            return strided_order(len(dataset), epoch, rank, replicas, self.seed)
-
-        sampler = TrainingSampler(order, start=(epoch, batches * self.batch_size))
-        return self._loader(dataset, sampler, self.batch_size, drop_last=True)
-
-    def val_dataloader(self) -> DataLoader:
-        return self._evaluation_loader("val")
-
-    def test_dataloader(self) -> DataLoader:
-        return self._evaluation_loader("test")
-
-    def predict_dataloader(self) -> DataLoader:
-        return self._evaluation_loader("test")
-
     def picture_batch(self, picture: Tensor) -> dict[str, Any]:
         """A picture, uint8 (3, h, w), as the one sample of an evaluation batch, without annotations."""
         return self.collate([self.evaluation_transform(picture, unannotated_target(picture))])
-
-    def _evaluation_loader(self, split: str) -> DataLoader:
-        dataset = self.dataset(split)
-        sampler = EvaluationSampler(len(dataset), self.eval_batch_size, *self._rank())
-        return self._loader(dataset, sampler, self.eval_batch_size, drop_last=False)
-
-    def _rank(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    def _loader(self, dataset: EmbeddedDetection, sampler: Sampler, batch_size: int, drop_last: bool) -> DataLoader:
-        return detection_loader(
-            dataset, sampler, batch_size, self.num_workers, collate_detection, self.trainer, drop_last
-        )

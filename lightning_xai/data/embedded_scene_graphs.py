@@ -24,17 +24,7 @@ from lightning_xai.data.vocabulary import Vocabulary
 POSITIONS = ("left of", "right of", "above", "below")
 MAX_OBJECTS = 3  # with two attributes each and one relation: as many nodes as the captioner takes
 FEATURES = DrawnFeatures()
-DEFAULT_RECIPE = SceneRecipe(
-    height=64,
-    width=64,
-    min_objects=2,
-    max_objects=MAX_OBJECTS,
-    min_size=18.0,
-    max_size=36.0,
-    max_rotation=20.0,
-    max_distractors=1,
-    min_visible=0.7,
-)
+DEFAULT_RECIPE = SceneRecipe(min_size=18.0, max_objects=5)
 
 
 def spoken_words(graph: AbstractGraph) -> list[tuple[str, int]]:

@@ -1,19 +1,14 @@
 """Classification data in one folder a class, as ImageNet and Places are laid out, as a LightningDataModule."""
 
-import logging
 import os
-import sys
-import warnings
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lightning_xai.data.class_folders import (
     check_class_names,
@@ -25,15 +20,12 @@ from lightning_xai.data.class_folders import (
     read_class_names,
 )
 from lightning_xai.data.classification_batch import collate_classification
-from lightning_xai.data.detection_loader import detection_loader
 from lightning_xai.data.detection_transforms import Draws, sample_seed
 from lightning_xai.data.evaluation_resize import CropResize, Sample, SquashResize, Target
 from lightning_xai.data.object_mask import read_object_mask
 from lightning_xai.data.picture_file import MAX_PIXELS, decode_picture, read_bytes
+from lightning_xai.data.picture_loaders import PictureLoaders
 from lightning_xai.data.picture_set import PictureSet
-from lightning_xai.data.samplers import EvaluationSampler, TrainingSampler, resume_position, strided_order
-
-log = logging.getLogger(__name__)
 
 Transform = Callable[[Tensor, Target, Draws], Sample]
 NO_CLASS = -1
@@ -137,7 +129,7 @@ def _pictures(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.array([os.fsencode(name) for name in names], dtype=np.bytes_), np.full(len(names), NO_CLASS)
 
 
-class ImageFolderModule(pl.LightningDataModule):
+class ImageFolderModule(PictureLoaders):
     """Classification of pictures in `<root>/train/<class>/`, `<root>/val/<class>/`, at any depth below the class.
 
     A class's label is its place among the sorted names of the training set's folders; evaluation has the same labels,
@@ -168,6 +160,11 @@ class ImageFolderModule(pl.LightningDataModule):
         seed: Order and augmentation depend on it, on the epoch and on the image alone.
     """
 
+    train_set: ImageFolder | None = None
+    val_set: ImageFolder | None = None
+    test_set: ImageFolder | None = None
+    predict_set: ImageFolder | None = None
+
     def __init__(
         self,
         root: str | os.PathLike,
@@ -189,7 +186,7 @@ class ImageFolderModule(pl.LightningDataModule):
         max_pixels: int = MAX_PIXELS,
         seed: int = 0,
     ):
-        super().__init__()
+        super().__init__(batch_size, eval_batch_size, num_workers, prefetch_factor, seed)
         if eval_resize not in ("crop", "squash"):
             raise ValueError(f"eval_resize={eval_resize!r} is unknown: it must be 'crop' or 'squash'")
         for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
@@ -202,14 +199,7 @@ class ImageFolderModule(pl.LightningDataModule):
         resize = {"crop": CropResize, "squash": SquashResize}[eval_resize]
         self.evaluation_transform = eval_transform or resize(image_size)
         self.training_transform = train_transform or self.evaluation_transform
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size or batch_size
-        self.num_workers, self.prefetch_factor, self.seed = num_workers, prefetch_factor, seed
         self.reading = {"max_bad_images": max_bad_images, "max_pixels": max_pixels}
-        self.train_set: ImageFolder | None = None
-        self.val_set: ImageFolder | None = None
-        self.test_set: ImageFolder | None = None
-        self.predict_set: ImageFolder | None = None
-        self._news_of_epoch = 0
 
     collate = staticmethod(collate_classification)
 
@@ -289,58 +279,8 @@ class ImageFolderModule(pl.LightningDataModule):
             return self._evaluated("predict", self.predict)
         return ImageFolder([place], names, self.evaluation_transform, labelled=False, **self.reading)
 
-    def _say(self, line: str) -> None:
-        # Neither Lightning's logger, which the command line silences, nor the standard output, which is for results.
-        if self._process()[0] == 0:
-            print(line, file=sys.stderr, flush=True)
+    def dataset(self, split: str) -> ImageFolder | None:
+        return {"train": self.train_set, "val": self.val_set, "test": self.test_set, "predict": self.predict_set}[split]
 
-    def _process(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    def train_dataloader(self) -> DataLoader:
-        rank, replicas = self._process()
-        length = len(self.train_set)
-        if length < self.batch_size * replicas:
-            raise ValueError(
-                f"{self.train_set.where}: {length} pictures do not fill one batch of batch_size={self.batch_size} on "
-                f"{replicas} process(es); lower it."
-            )
-        epoch, batches = resume_position(self.trainer)
-        if batches:  # Lightning warns of every loader without a state of its own, while this one starts where it should
-            warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
-        order = partial(strided_order, length, rank=rank, replicas=replicas, seed=self.seed)
-        sampler = TrainingSampler(order, start=(epoch, batches * self.batch_size))
-        return self._loader(self.train_set, sampler, self.batch_size, drop_last=True)
-
-    def val_dataloader(self) -> DataLoader:
-        return self._evaluation_loader(self.val_set)
-
-    def test_dataloader(self) -> DataLoader:
-        return self._evaluation_loader(self.test_set)
-
-    def predict_dataloader(self) -> DataLoader:
-        return self._evaluation_loader(self.predict_set)
-
-    def _evaluation_loader(self, pictures: ImageFolder) -> DataLoader:
-        sampler = EvaluationSampler(len(pictures), self.eval_batch_size, *self._process())
-        return self._loader(pictures, sampler, self.eval_batch_size)
-
-    def _loader(self, pictures: ImageFolder, sampler, batch_size: int, drop_last: bool = False) -> DataLoader:
-        return detection_loader(
-            pictures, sampler, batch_size, self.num_workers, self.collate, self.trainer, drop_last, self.prefetch_factor
-        )
-
-    def on_before_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
-        if self.trainer is not None and self.trainer.current_epoch != self._news_of_epoch:
-            self._news_of_epoch = self.trainer.current_epoch
-            self._report()
-        return batch
-
-    def teardown(self, stage: str) -> None:
-        self._report()
-
-    def _report(self) -> None:
-        """Say which pictures were found faulty since the last time; each process knows those that it was given."""
-        for pictures in dict.fromkeys((self.train_set, self.val_set, self.test_set, self.predict_set)):
-            if pictures is not None and (news := pictures.news()):
-                log.warning(f"{pictures.where}: {news}")
+    def counted(self, dataset: ImageFolder) -> str:
+        return f"{dataset.where}: {len(dataset)} pictures"

@@ -23,13 +23,19 @@ class ImageFeatures:
     """One vector an image: row i of `<split>_ft.npy` is that of the i-th file name in `<split>_names.npy`.
 
     An image's id is its file name before the first dot. The array stays on disk and is read row by row.
-    Raises FileNotFoundError, or ValueError where the two files do not fit.
+    Raises FileNotFoundError, or ValueError where the two files do not fit or two file names have one id.
     """
 
     def __init__(self, names: str | os.PathLike, features: str | os.PathLike):
         self.file = Path(features)
         self.file_names = as_strings(read_array(names))
         self.row = {name.split(".")[0]: row for row, name in enumerate(self.file_names)}
+        for name in self.file_names:
+            other = self.file_names[self.row[name.split(".")[0]]]
+            if other != name:
+                raise ValueError(
+                    f"{names} names {name!r} and {other!r}: ids end at the first dot, so they are one image."
+                )
         self._array: np.ndarray | None = None
         shape = self._features.shape
         if len(shape) != 2 or shape[0] != len(self.file_names):

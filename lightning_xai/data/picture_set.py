@@ -22,6 +22,11 @@ class PictureSet(Dataset):
         self.where = where
         self.faults = PictureFaults(count, max_bad_images)
 
+    @property
+    def source(self) -> str:
+        """What the news are about: where the pictures were listed."""
+        return self.where
+
     @abstractmethod
     def path(self, index: int) -> Path:
         """The file of picture `index`."""

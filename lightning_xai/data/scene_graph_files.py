@@ -56,7 +56,6 @@ def read_region(folder: str | os.PathLike, image_id: str, region_id: str, inclus
 
 def read_regions(path: Path) -> dict[str, Any]:
     """What an image's file holds, by region id; `parse_region` reads each. Raises FileNotFoundError or ValueError."""
-    """The regions of an image's file by their ids, as JSON. Raises FileNotFoundError or ValueError."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; each image of the split needs one with its regions.")
     try:
@@ -95,8 +94,8 @@ def _object(entry: Any, inclusive: bool) -> GraphObject:
             raise TypeError("attributes must be a list")
         last = 1 if inclusive else 0
         box = (x, y, x + w - last, y + h - last)
-        return GraphObject(entry["object_id"], str(entry.get("name", "")), tuple(map(str, attributes)), box)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return GraphObject(_identity(entry["object_id"]), str(entry.get("name", "")), tuple(map(str, attributes)), box)
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise ValueError(
             f"{_short(entry)} is no object with object_id, name, attributes and whole numbers x, y, w, h "
             f"({type(error).__name__}: {error})."
@@ -105,11 +104,18 @@ def _object(entry: Any, inclusive: bool) -> GraphObject:
 
 def _relation(entry: Any) -> GraphRelation:
     try:
-        return GraphRelation(entry["subject_id"], str(entry.get("name", "")), entry["object_id"])
+        subject, other = (_identity(entry[end]) for end in ("subject_id", "object_id"))
+        return GraphRelation(subject, str(entry.get("name", "")), other)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{_short(entry)} is no relationship with subject_id, object_id and name ({type(error).__name__}: {error})."
         ) from error
+
+
+def _identity(entry: Any) -> int | str:
+    if isinstance(entry, bool) or not isinstance(entry, (int, str)):
+        raise TypeError(f"an object is told by a number or a name, not by {entry!r}")
+    return entry
 
 
 def _whole(number: Any) -> int:

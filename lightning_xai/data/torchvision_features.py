@@ -59,6 +59,8 @@ class TorchvisionFeatures(RegionFeatures):
             self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         except RuntimeError as error:
             raise ValueError(f"no device {device!r}: give auto, cpu, cuda or cuda:1.") from error
+        if self.device.type == "cuda" and (self.device.index or 0) >= torch.cuda.device_count():
+            raise ValueError(f"no device {device!r}: there are {torch.cuda.device_count()} GPUs; give auto or cpu.")
         resnet, detector = _unfilled(image_network), _unfilled(box_network)
         self.image_size: int = resnet.fc.in_features
         self.box_size: int = detector.roi_heads.box_predictor.cls_score.in_features

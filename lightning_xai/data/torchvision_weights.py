@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -54,6 +55,10 @@ def read_state(file: Path) -> Mapping[str, Tensor]:
     """The state dict in a file of torch.save, running nothing that it holds. Raises ValueError for anything else."""
     try:
         content: Any = torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:  # torch's own words advise to run what is in it
+        raise ValueError(
+            f"{file} cannot be read as a file of weights: it is not of torch.save, or holds objects, which are not run."
+        ) from error
     except Exception as error:  # damaged files raise anything
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{file} cannot be read as a file of weights: {reason}") from error

@@ -18,7 +18,8 @@ from lightning_xai.draw.sheet import DPI, SMALL, TEXT, fit_text, show_image
 OBJECT, ATTRIBUTE, RELATION = range(3)
 GATES = ("by content", "flow: stay", "flow: 1 edge", "flow: 2 edges")
 MEMORY = "memory write"
-_PICTURE, _TALLEST, _MARGIN, _HEAD = 340, 480, 14, 92  # pixels
+_PICTURE, _WIDEST, _TALLEST = 340, 560, 480  # pixels of the picture: a square's side, and at most
+_MARGIN, _HEAD = 14, 92  # pixels
 _ROW, _COLUMN, _WORD = 24, 46, 122  # of the table, and what a word is given
 _NUMBER_FROM = 0.05  # smaller shares stay without a number
 
@@ -46,8 +47,9 @@ def draw_caption_nodes(
 
     image: uint8 (h, w, 3). attention: (T, N) of T words to N nodes, rows sum to 1. gates: (T, 4) the weight of
     attention by content, the rest of which follows the graph's edges, and the shares of staying, one and two edges.
-    memory: (T,) how much of the codes of the nodes it attends to each word rewrites. A word has the colour of the node
-    it attends to most; attributes have that of their object. Raises ValueError where these do not fit together.
+    memory: (T,) how much of the codes of the nodes it attends to each word rewrites. A word has the colour of what it
+    attends to most: an object together with its attributes, which have its colour, or a relation. Raises ValueError
+    where these do not fit together.
     """
     attention = np.asarray(attention, np.float64)
     if attention.shape != (len(words), len(nodes)):
@@ -60,7 +62,7 @@ def draw_caption_nodes(
     columns = len(nodes) + len(shares)
     gap = _COLUMN // 3 if shares else 0
     h, w = image.shape[:2]
-    wide = min(_PICTURE, _TALLEST * w / h)
+    wide = min(_PICTURE * (w / h) ** 0.5, _WIDEST, _TALLEST * w / h)
     tall = wide * h / w
     left = 2 * _MARGIN + wide
     width = round(left + _WORD + columns * _COLUMN + gap + 24 + _MARGIN)
@@ -87,7 +89,7 @@ def draw_caption_nodes(
         _add_columns(table, _WORD + len(nodes) * _COLUMN + gap, grey, np.stack([*shares.values()], 1), None)
     for row, word in enumerate(words):
         y = _HEAD + row * _ROW
-        shade = (*to_rgba(colours[int(attention[row].argmax())])[:3], 0.55)
+        shade = (*to_rgba(_colour_of_word(attention[row], colours))[:3], 0.55)
         table.add_patch(Rectangle((0, y + 2), _WORD - 6, _ROW - 4, facecolor=shade, edgecolor="none"))
         table.text(5, y + _ROW / 2, _short(word, 13), size=TEXT, va="center")
     canvas.draw()
@@ -121,13 +123,24 @@ def node_colours(nodes: Sequence[DrawnNode]) -> list[str]:
     return colours
 
 
+def _colour_of_word(attention: np.ndarray, colours: Sequence[str]) -> str:
+    """The colour whose nodes have most of a word's attention (N,)."""
+    alike = np.array([[other == colour for other in colours] for colour in colours])
+    return colours[int((alike @ attention).argmax())]
+
+
 def _add_boxes(panel: Axes, nodes: Sequence[DrawnNode], colours: Sequence[str]) -> None:
     """Objects in solid boxes with their names, relations in dotted ones; attributes have their object's box."""
     outline = [withStroke(linewidth=4, foreground="black")]
+    (_, w), (h, _) = panel.get_xlim(), panel.get_ylim()
+    pixel = w / panel.get_window_extent().width
     for node, colour in zip(nodes, colours, strict=True):
         if node.kind == ATTRIBUTE:
             continue
         x0, y0, x1, y1 = node.box
+        if node.kind == RELATION:  # around its objects, whose own edges it would hide
+            x0, y0 = max(x0 - 5 * pixel, pixel), max(y0 - 5 * pixel, pixel)
+            x1, y1 = min(x1 + 5 * pixel, w - pixel), min(y1 + 5 * pixel, h - pixel)
         style = {"linestyle": ":", "linewidth": 1.6} if node.kind == RELATION else {"linewidth": 2.2}
         panel.add_patch(
             Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, path_effects=outline, **style)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lightning_xai.evaluate.bleu import bleu, bleu_counts, bleu_of
 from lightning_xai.evaluate.cider import cider, cider_d, cider_scores
 from lightning_xai.evaluate.graph_structure import CaptionParser, RuleParser, structure_difference
-from lightning_xai.evaluate.java_metrics import meteor, spice
+from lightning_xai.evaluate.java_metrics import meteor, meteor_program, spice, spice_program
 from lightning_xai.evaluate.rouge_l import rouge_l
 
 Sentences = Sequence[str]
@@ -81,6 +81,26 @@ METRICS: dict[str, Callable] = {
     "graph_structure": _graph_structure,
 }
 WITHOUT_JAVA = ("bleu", "rouge_l", "cider")
+PROGRAMS = {"meteor": meteor_program, "spice": spice_program}
+
+
+def require_metrics(metrics: Sequence[str], jars: Mapping[str, str] | None = None, programs: bool = True) -> None:
+    """Raise what `caption_scores` would: ValueError for an unknown metric or a jar of none that is a Java program.
+
+    With programs also JavaMetricMissing for one whose program is not there, so that nobody hears of it after hours.
+    """
+    unknown = [metric for metric in metrics if metric not in METRICS]
+    if unknown:
+        raise ValueError(f"no caption metric {unknown[0]!r}; there are: {', '.join(METRICS)}.")
+    jars = jars or {}
+    unknown = [metric for metric in jars if metric not in PROGRAMS]
+    if unknown:
+        raise ValueError(
+            f"a jar of {unknown[0]!r} is given; the metrics that are Java programs: {', '.join(PROGRAMS)}."
+        )
+    for metric in metrics:
+        if programs and metric in PROGRAMS:
+            PROGRAMS[metric](jars.get(metric))
 
 
 def caption_scores(
@@ -93,15 +113,14 @@ def caption_scores(
     """Score captions by image name against the references of that name, words being what stands between blanks.
 
     BLEU, ROUGE-L, METEOR and SPICE are in [0, 1], CIDEr in [0, 10]; papers print them times 100. "cider" is
-    coco-caption's, that is CIDEr-D, and tells rare words by the references of the predicted images. References without
-    a prediction are left aside. "graph_structure" gives G, G_o, G_a and G_r, in which 0 is best, by how `parse` reads
-    captions (default: `RuleParser`). jars: the Java program of "meteor" or "spice", see `java_metrics`.
+    coco-caption's, that is CIDEr-D, and tells rare words by the references of the predicted images: of a single image
+    it is 0. References without a prediction are left aside. "graph_structure" gives G, G_o, G_a and G_r, in which 0 is
+    best, by how `parse` reads captions (default: `RuleParser`). jars: the Java program of "meteor" or "spice", see
+    `java_metrics`.
 
     Raises ValueError for no prediction, one without references, or an unknown metric, and JavaMetricMissing.
     """
-    unknown = [metric for metric in metrics if metric not in METRICS]
-    if unknown:
-        raise ValueError(f"no caption metric {unknown[0]!r}; there are: {', '.join(METRICS)}.")
+    require_metrics(metrics, jars)
     if not predictions:
         raise ValueError("there is no caption to score; predict at least one.")
     alone = [name for name in predictions if not references.get(name)]

@@ -123,37 +123,12 @@ class RuleParser:
         return (word,) if looks_like_verb and place > 0 and words[place - 1] not in DETERMINERS else ()
 
 
-def structure_differences(spoken: Sequence[Counts], wanted: Sequence[Counts]) -> dict[str, float]:
-    """Mean absolute difference in the numbers of objects (G_o), attributes (G_a) and relations (G_r); G is their mean.
-
-    spoken, wanted: (objects, attributes, relations) of each caption; 0 is best. Raises ValueError for none.
-    Source: the graph structure metric of Chen et al., "Say As You Wish" (2020), whose code was never published.
-    """
-    if not spoken:
-        raise ValueError("there is no caption to compare; give at least one.")
-    rows = [structure_difference(*pair) for pair in zip(spoken, wanted, strict=True)]
-    return {title: sum(row[title] for row in rows) / len(rows) for title in rows[0]}
-
-
 def structure_difference(spoken: Counts, wanted: Counts) -> dict[str, float]:
-    """The same of one caption."""
+    """Absolute difference in the numbers of objects (G_o), attributes (G_a) and relations (G_r); G is their mean.
+
+    spoken, wanted: `CaptionGraph.counts` of a caption and of its reference or graph; 0 is best. A corpus scores the
+    mean of its captions. Source: the graph structure metric of Chen et al., "Say As You Wish" (2020), whose code was
+    never published.
+    """
     by_kind = {kind: float(abs(a - b)) for kind, a, b in zip(KINDS, spoken, wanted, strict=True)}
     return {"G": sum(by_kind.values()) / len(KINDS), **by_kind}
-
-
-def graph_structure(
-    captions: Sequence[str], references: Sequence[str], parse: CaptionParser | None = None
-) -> dict[str, float]:
-    """`structure_differences` of captions from their references, both read by `parse` (default: `RuleParser`)."""
-    parse = parse or RuleParser()
-    return structure_differences(
-        [parse(caption).counts() for caption in captions], [parse(reference).counts() for reference in references]
-    )
-
-
-def graph_obedience(
-    captions: Sequence[str], graphs: Sequence[Counts], parse: CaptionParser | None = None
-) -> dict[str, float]:
-    """`structure_differences` of captions from the graphs that they were asked to speak of."""
-    parse = parse or RuleParser()
-    return structure_differences([parse(caption).counts() for caption in captions], graphs)

@@ -34,10 +34,7 @@ def meteor(
     Raises JavaMetricMissing where one of them is not there, RuntimeError where the program fails.
     Source: Denkowski and Lavie, "Meteor Universal" (2014).
     """
-    path = _jar(jar, "METEOR", "meteor/meteor-1.5.jar", java)
-    paraphrases = path.parent / "data" / "paraphrase-en.gz"
-    if not paraphrases.is_file():
-        raise JavaMetricMissing(f"METEOR needs its paraphrases: {paraphrases} is missing.")
+    path = meteor_program(jar, java)
     asked = [
         " ||| ".join(("SCORE", *(_line(reference) for reference in known), _line(caption)))
         for caption, known in zip(captions, references, strict=True)
@@ -88,13 +85,7 @@ def spice(
     CoreNLP 3.6.0 and its models. Raises JavaMetricMissing where one of them is not there, RuntimeError where the
     program fails. Source: Anderson et al., "SPICE" (2016).
     """
-    path = _jar(jar, "SPICE", "spice/spice-1.0.jar", java)
-    for name in ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar"):
-        if not (path.parent / "lib" / name).is_file():
-            raise JavaMetricMissing(
-                f"SPICE needs {path.parent / 'lib' / name}, which no package brings; take it from "
-                "stanford-corenlp-full-2015-12-09.zip of nlp.stanford.edu."
-            )
+    path = spice_program(jar, java)
     entries = [
         {"image_id": number, "test": caption, "refs": list(known)}
         for number, (caption, known) in enumerate(zip(captions, references, strict=True))
@@ -119,6 +110,27 @@ def _number(value) -> float:
         return float(value)
     except (TypeError, ValueError):
         return math.nan
+
+
+def meteor_program(jar: str | os.PathLike | None = None, java: str = "java") -> Path:
+    """METEOR's jar, see `meteor`. Raises JavaMetricMissing unless all that it needs is there."""
+    path = _jar(jar, "METEOR", "meteor/meteor-1.5.jar", java)
+    paraphrases = path.parent / "data" / "paraphrase-en.gz"
+    if not paraphrases.is_file():
+        raise JavaMetricMissing(f"METEOR needs its paraphrases: {paraphrases} is missing.")
+    return path
+
+
+def spice_program(jar: str | os.PathLike | None = None, java: str = "java") -> Path:
+    """SPICE's jar, see `spice`. Raises JavaMetricMissing unless all that it needs is there."""
+    path = _jar(jar, "SPICE", "spice/spice-1.0.jar", java)
+    for name in ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar"):
+        if not (path.parent / "lib" / name).is_file():
+            raise JavaMetricMissing(
+                f"SPICE needs {path.parent / 'lib' / name}, which no package brings; take it from "
+                "stanford-corenlp-full-2015-12-09.zip of nlp.stanford.edu."
+            )
+    return path
 
 
 def _jar(given: str | os.PathLike | None, metric: str, inside: str, java: str) -> Path:

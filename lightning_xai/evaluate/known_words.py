@@ -8,7 +8,7 @@ from lightning_xai.evaluate.graph_structure import DETERMINERS, CaptionGraph
 
 
 class KnownWords:
-    """Reads captions by lists of what can be an object, an attribute and a relation, the last in one or more words.
+    """Reads captions by lists of what can be an object, an attribute and a relation, each of one or more words.
 
     An attribute belongs to the object behind it, unless an article or a relation comes before that; a relation joins
     the object before it with the one behind. Other words are passed over, and so are attributes and relations without
@@ -18,7 +18,7 @@ class KnownWords:
     def __init__(self, objects: Sequence[str], attributes: Sequence[str], relations: Sequence[str] = ()):
         self.kind: dict[str, str] = {}
         for kind, words in (("object", objects), ("attribute", attributes), ("relation", relations)):
-            for word in words:
+            for word in map(str.lower, words):
                 if self.kind.setdefault(word, kind) != kind:
                     raise ValueError(f"{word!r} cannot be {self.kind[word]} and {kind}: leave it out of one list.")
         self.longest = max((len(phrase.split()) for phrase in self.kind), default=1)

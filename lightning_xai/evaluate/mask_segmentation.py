@@ -1,9 +1,8 @@
 """The segmentation test of explanations as a measure of a whole run."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from lightning_xai.evaluate.measure import Classify, Measure, Numbers, image_ids
+from lightning_xai.evaluate.measure import Batch, Classify, Measure, Numbers, image_ids
 from lightning_xai.evaluate.object_masks import object_masks
 from lightning_xai.evaluate.segmentation import SegmentationTest
 from lightning_xai.evaluate.target_images import one_target_an_image
@@ -27,12 +26,7 @@ class MaskSegmentation(Measure):
         self.tests = {method: SegmentationTest(self.f1_by_row) for method in methods}
 
     def update(
-        self,
-        method: str,
-        explanation: Explanation,
-        explained: Explained,
-        batch: Mapping[str, Any],
-        classify: Classify | None = None,
+        self, method: str, explanation: Explanation, explained: Explained, batch: Batch, classify: Classify = None
     ) -> None:
         samples = one_target_an_image(explanation)
         labels = object_masks(explained, batch)

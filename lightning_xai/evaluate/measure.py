@@ -10,7 +10,8 @@ from lightning_xai.explain.explainable import Explainable, Explained
 from lightning_xai.explain.explanation import Explanation
 
 Numbers = dict[str, float]
-Classify = Callable[[Tensor], Tensor]
+Batch = Mapping[str, Any]
+Classify = Callable[[Tensor], Tensor] | None
 
 
 class Measure(ABC):
@@ -26,17 +27,12 @@ class Measure(ABC):
     def begin(self, methods: Sequence[str]) -> None:
         """Forget everything; these methods will be measured."""
 
-    def see(self, task: Explainable, outputs: Any, batch: Mapping[str, Any]) -> None:  # noqa: B027
+    def see(self, task: Explainable, outputs: Any, batch: Batch) -> None:  # noqa: B027
         """What the network said of a batch, once before its explanations, also where nothing of it is explained."""
 
     @abstractmethod
     def update(
-        self,
-        method: str,
-        explanation: Explanation,
-        explained: Explained,
-        batch: Mapping[str, Any],
-        classify: Classify | None,
+        self, method: str, explanation: Explanation, explained: Explained, batch: Batch, classify: Classify
     ) -> None:
         """Add the explanation of a batch's targets by one method.
 
@@ -49,7 +45,7 @@ class Measure(ABC):
         """The numbers of each method, in the order of `begin`; a collective call, the same on each process."""
 
 
-def image_ids(batch: Mapping[str, Any]) -> list[int]:
+def image_ids(batch: Batch) -> list[int]:
     """The ids (B) of a batch's images: `image_id` of detection targets, `index` of a classification batch."""
     if "targets" in batch:
         return [int(target["image_id"]) for target in batch["targets"]]

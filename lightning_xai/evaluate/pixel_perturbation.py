@@ -1,9 +1,9 @@
 """The perturbation test of explanations as a measure of a whole run."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
-from lightning_xai.evaluate.measure import Classify, Measure, Numbers, image_ids
+from lightning_xai.evaluate.measure import Batch, Classify, Measure, Numbers, image_ids
 from lightning_xai.evaluate.perturbation import FRACTIONS, PerturbationTest, Test
 from lightning_xai.evaluate.target_images import one_target_an_image
 from lightning_xai.explain.explainable import Explained
@@ -43,12 +43,7 @@ class PixelPerturbation(Measure):
         }
 
     def update(
-        self,
-        method: str,
-        explanation: Explanation,
-        explained: Explained,
-        batch: Mapping[str, Any],
-        classify: Classify | None = None,
+        self, method: str, explanation: Explanation, explained: Explained, batch: Batch, classify: Classify = None
     ) -> None:
         if classify is None:
             raise TypeError("the perturbation test needs a classifier: a task that offers classify(images)")

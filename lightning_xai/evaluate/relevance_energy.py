@@ -1,13 +1,12 @@
 """Does relevance lie on the object that it explains? Its share inside the true mask, and where its peak is."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from lightning_xai.evaluate.image_scores import ImageScores
-from lightning_xai.evaluate.measure import Classify, Measure, Numbers, image_ids
+from lightning_xai.evaluate.measure import Batch, Classify, Measure, Numbers, image_ids
 from lightning_xai.evaluate.object_masks import object_masks
 from lightning_xai.evaluate.segmentation import UNKNOWN
 from lightning_xai.explain.explainable import Explained
@@ -57,12 +56,7 @@ class RelevanceEnergy(Measure):
         self.scores = {method: ImageScores() for method in methods}
 
     def update(
-        self,
-        method: str,
-        explanation: Explanation,
-        explained: Explained,
-        batch: Mapping[str, Any],
-        classify: Classify | None = None,
+        self, method: str, explanation: Explanation, explained: Explained, batch: Batch, classify: Classify = None
     ) -> None:
         labels = object_masks(explained, batch)
         relevance = explanation.on_pixels(tuple(labels.shape[1:])).detach().float().cpu()

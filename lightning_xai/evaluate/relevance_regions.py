@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from lightning_xai.evaluate.relevance_masks import otsu_masks
@@ -23,25 +24,35 @@ class Region(NamedTuple):
     share: float
 
 
-def relevance_regions(maps: Tensor, limit: int = 3) -> list[Region]:
+def relevance_regions(maps: Tensor, limit: int = 3, blur: float = 0.0) -> list[Region]:
     """At most `limit` regions of relevance maps (T, h, w): first the strongest of each target in their order, then the
     second ones, and so on.
 
     A target's regions are the parts, connected over sides and corners, of its positive relevance above Otsu's
-    threshold. Parts that hold less than SMALLEST_SHARE of it, and boxes that were found before, are left out. Raises
-    ValueError for maps that are not finite, for a limit below 1, and where no map says anything.
+    threshold. Parts that hold less than SMALLEST_SHARE of it, and boxes that were found before, are left out. blur:
+    standard deviation in pixels of a Gaussian over the positive relevance, without which the grain of a map that was
+    found pixel by pixel is nothing but small parts. Raises ValueError for maps that are not finite, for a limit below 1
+    or a blur below 0, and where no map says anything.
     """
+    from scipy import ndimage
+
     if limit < 1:
         raise ValueError(f"limit={limit} leaves no region; it must be at least 1")
     if not bool(maps.isfinite().all()):
         raise ValueError("the relevance is not finite, so nothing can be said about its regions")
+    if blur < 0:
+        raise ValueError(f"blur={blur} must be at least 0 pixels")
     positive = maps.detach().float().cpu().clamp(min=0)
+    if blur > 0:
+        positive = torch.from_numpy(ndimage.gaussian_filter(positive.numpy(), (0, blur, blur)))
     parts = [
         _parts(target, relevance, mask)
         for target, (relevance, mask) in enumerate(zip(positive.numpy(), otsu_masks(positive).numpy(), strict=True))
     ]
     if not any(parts):
-        raise ValueError(f"no region stands out: the relevance of {len(maps)} targets is the same everywhere")
+        many = f"{len(maps)} targets" if len(maps) > 1 else "the target"
+        said = "the same everywhere, or in specks" if bool((positive > 0).any()) else "nowhere above 0"
+        raise ValueError(f"no region stands out: the relevance of {many} is {said}")
     found: list[Region] = []
     for rank in range(max(map(len, parts))):
         for of_target in parts:

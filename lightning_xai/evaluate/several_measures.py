@@ -1,10 +1,10 @@
 """Several measures of the same explanations in one run and one table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import isnan
 from typing import Any
 
-from lightning_xai.evaluate.measure import Classify, Measure, Numbers
+from lightning_xai.evaluate.measure import Batch, Classify, Measure, Numbers
 from lightning_xai.explain.explainable import Explainable, Explained
 from lightning_xai.explain.explanation import Explanation
 
@@ -33,17 +33,12 @@ class SeveralMeasures(Measure):
         for measure in self.measures:
             measure.begin(methods)
 
-    def see(self, task: Explainable, outputs: Any, batch: Mapping[str, Any]) -> None:
+    def see(self, task: Explainable, outputs: Any, batch: Batch) -> None:
         for measure in self.measures:
             measure.see(task, outputs, batch)
 
     def update(
-        self,
-        method: str,
-        explanation: Explanation,
-        explained: Explained,
-        batch: Mapping[str, Any],
-        classify: Classify | None = None,
+        self, method: str, explanation: Explanation, explained: Explained, batch: Batch, classify: Classify = None
     ) -> None:
         for measure in self.measures:
             measure.update(method, explanation, explained, batch, classify)

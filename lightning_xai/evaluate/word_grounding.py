@@ -33,7 +33,7 @@ def grounding_counts(relevance: Tensor, word_nodes: Tensor, node_types: Tensor, 
     """
     scores = relevance.double().masked_fill(~mask[:, None], -torch.inf)
     best = (scores == scores.amax(2, keepdim=True)) & mask[:, None]
-    chosen = best / best.sum(2, keepdim=True).clamp(min=1)  # (B, T, N)
+    chosen = best.double() / best.sum(2, keepdim=True).clamp(min=1)  # (B, T, N)
     spoken = word_nodes.clamp(min=0)[..., None]  # (B, T, 1)
     right = chosen.gather(2, spoken)[..., 0]
     related = same_object(node_types, mask).gather(1, spoken.expand_as(chosen))  # (B, T, N)
@@ -41,7 +41,7 @@ def grounding_counts(relevance: Tensor, word_nodes: Tensor, node_types: Tensor, 
     kind = node_types.gather(1, word_nodes.clamp(min=0))
     counts = torch.stack([torch.ones_like(right), right, right_object], -1)  # (B, T, 3)
     rows = [counts[(kind == number) & (word_nodes >= 0)].sum(0) for number in range(len(KINDS))]
-    return torch.stack(rows).double()
+    return torch.stack(rows)
 
 
 def random_relevance(index: Tensor, words: int, nodes: int) -> Tensor:

@@ -60,8 +60,8 @@ def word_relevance(
 ) -> dict[str, Tensor]:
     """What methods of METHODS say of each word of captions (B, T) behind the first: (B, T - 1, N) by method.
 
-    The network is in eval mode and float32 meanwhile; no gradient stays, and no random state changes. Works under
-    no_grad and inference_mode.
+    The network is in eval mode and without autocast meanwhile; no gradient stays, and no random state changes. Works
+    under no_grad and inference_mode.
     """
     with torch.inference_mode(False), evaluation_mode(net), torch.autocast(captions.device.type, enabled=False):
         graph, captions = outside_inference(dict(graph)), outside_inference(captions)

@@ -145,7 +145,7 @@ class ASGCaptioner(nn.Module):
         self._check(graph)
         rows = rows_of(graph["attn_masks"], padded)
         nodes = self.attn_encoder(graph, rows)
-        share = rows.mask / rows.mask.sum(1, keepdim=True).clamp(min=1)
+        share = rows.mask.to(nodes.dtype) / rows.mask.sum(1, keepdim=True).clamp(min=1)
         return rows, nodes, self.mp_encoder["ft_embed"](torch.cat([graph["mp_fts"], rows.read(share, nodes)], 1))
 
     @torch.no_grad()

@@ -13,13 +13,14 @@ PARTS = ("mp_encoder", "attn_encoder", "decoder")
 ORDERS = "attn_encoder.attr_order_embeds"  # a formula's values, which a file need not hold
 
 
-def load_captioner_checkpoint(net: ASGCaptioner, path: str | Path) -> None:
-    """Load a checkpoint file into a captioner.
+def load_captioner_checkpoint(net: ASGCaptioner, path: str | Path) -> list[str] | None:
+    """Load a checkpoint file into a captioner; returns the words that it was trained with, where the file says so.
 
     Raises FileNotFoundError or ValueError: no file, missing or unexpected keys (all named), other shapes. The network
     is unchanged when it raises.
     """
-    weights, own = read_captioner(path), net.state_dict()
+    content = read_weight_file(path)
+    weights, own = _weights(content, path), net.state_dict()
     if ORDERS in own:
         weights.setdefault(ORDERS, own[ORDERS])
     problems = {"missing": [k for k in own if k not in weights], "unexpected": [k for k in weights if k not in own]}
@@ -31,6 +32,7 @@ def load_captioner_checkpoint(net: ASGCaptioner, path: str | Path) -> None:
         built = ", ".join(f"{name}={value!r}" for name, value in captioner_arguments(weights).items())
         raise ValueError(f"checkpoint '{path}' does not fit the captioner ({listed}): build it with {built}")
     net.load_state_dict(weights)
+    return content.get("words") if isinstance(content, Mapping) else None
 
 
 def build_captioner(path: str | Path, dropout: float = 0.5) -> ASGCaptioner:
@@ -42,7 +44,10 @@ def build_captioner(path: str | Path, dropout: float = 0.5) -> ASGCaptioner:
 
 def read_captioner(path: str | Path) -> dict[str, Tensor]:
     """The weights in a file by the names of `ASGCaptioner`: {part: {name: tensor}}, or `state_dict` of a task."""
-    content = read_weight_file(path)
+    return _weights(read_weight_file(path), path)
+
+
+def _weights(content: object, path: str | Path) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     if isinstance(content, Mapping) and all(isinstance(content.get(part), Mapping) for part in PARTS):
         weights = {f"{part}.{name}": tensor for part in PARTS for name, tensor in content[part].items()}

@@ -163,7 +163,7 @@ class GraphDecoder(nn.Module):
         keys, values = (None, None) if self.memory else self.keys_and_values(nodes, maps)
         zeros = summary.new_zeros(len(summary), hidden)
         attention = torch.zeros_like(rows.mask, dtype=torch.promote_types(nodes.dtype, torch.float32))
-        attention[:, 0] = 1
+        attention[:, 0] = rows.mask.any(1).to(attention.dtype)
         edges = flow_edges.to(attention.dtype) if self.flow else None
         state = State(zeros, zeros, zeros, zeros, attention, nodes)
         return Encoded(rows, gates, edges, keys, values, maps), state
@@ -208,7 +208,8 @@ class GraphDecoder(nn.Module):
             erase, sentinel = erase.sigmoid(), maps["sentinel"](maps["gate"](lang_h).relu()).sigmoid()
             weight = rows.of(attention * sentinel)[:, None]
             done |= {"memory_before_write": memory, "erase_gate": erase, "add_vector": add, "sentinel_gate": sentinel}
-            memory = memory + weight * (add - erase * memory)
+            # autocast adds up in float32; a network of another type goes on in its own
+            memory = (memory + weight * (add - erase * memory)).to(self.attn_lstm.weight_ih.dtype)
         done |= {"attention": attention, "context": context}
         done |= {"attn_lstm_h": attn_h, "attn_lstm_c": attn_c, "lang_lstm_h": lang_h, "lang_lstm_c": lang_c}
         return done, State(attn_h, attn_c, lang_h, lang_c, attention, memory)

@@ -8,12 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lightning_xai.nets.weight_files import read_weight_file
+from lightning_xai.nets.weight_files import listed, other_names, read_weight_file
 
 HEAD_WIDTH = 64  # of every published model
 SIZES = ("input_resolution", "context_length", "vocab_size")  # numbers in the archives' state dicts, not weights
 OURS = "net.net."  # in checkpoints of this project, before transformers' names
-NAMED = 8  # keys that an error lists
 TRANSPOSED = {"visual.proj": "visual_projection.weight", "text_projection": "text_projection.weight"}
 
 # OpenAI's names -> transformers', applied in this order.
@@ -93,20 +92,11 @@ def read_clip_weights(path: str | Path) -> dict[str, Tensor]:
 def load_checked(net: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
     """Load weights under transformers' names; raises ValueError that names every key that does not fit."""
     own = net.state_dict()
-    problems = {
-        "missing": [k for k in own if k not in weights],
-        "unexpected": [k for k in weights if k not in own],
-        "other shapes": [k for k in own if k in weights and weights[k].shape != own[k].shape],
-    }
-    if any(problems.values()):
-        listed = "; ".join(f"{kind} {_some(keys)}" for kind, keys in problems.items() if keys)
-        raise ValueError(f"'{path}' does not fit this CLIP model (transformers' names): {listed}.")
+    wrong = [k for k in own if k in weights and weights[k].shape != own[k].shape]
+    problems = listed({**other_names(weights, own), "other shapes": wrong})
+    if problems:
+        raise ValueError(f"'{path}' does not fit this CLIP model (transformers' names): {problems}.")
     net.load_state_dict(weights)
-
-
-def _some(keys: list[str]) -> str:
-    """The first few keys; a file of another network would list hundreds."""
-    return ", ".join(keys[:NAMED]) + (f" and {len(keys) - NAMED} more" if len(keys) > NAMED else "")
 
 
 def to_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_xai.nets.vit import ViT
-from lightning_xai.nets.weight_files import read_weight_file
+from lightning_xai.nets.weight_files import listed, other_names, read_weight_file, some_of
 
 PATCHES = "patch_embed.proj.weight"
 POSITIONS = "pos_embed"
@@ -17,7 +17,6 @@ HEADS = ("head.", "head_dist.", "classifier.")
 PRETRAINING = ("decoder_", "mask_token")  # what a masked autoencoder has beside its encoder
 NEW_HEAD_STD = 2e-5
 WRAPPERS = ("model", "state_dict", "state_dict_ema")  # entries that hold the weights: DeiT and MAE, timm's training
-NAMED = 8  # keys that an error lists; a file of another network would list hundreds
 
 
 def load_vit_checkpoint(vit: ViT, path: str | Path, drop_head: bool = False) -> list[str] | None:
@@ -101,23 +100,16 @@ def unwrap(content: object, path: str | Path) -> dict[str, Tensor]:
 
 def check_fit(net: nn.Module, weights: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str | Path) -> None:
     """Raise ValueError where `weights` and the network's `own` differ in names or shapes."""
-    problems = {"missing": [k for k in own if k not in weights], "unexpected": [k for k in weights if k not in own]}
-    if any(problems.values()):
-        listed = "; ".join(f"{kind} {some_of(keys)}" for kind, keys in problems.items() if keys)
-        raise ValueError(f"checkpoint '{path}' does not fit {type(net).__name__}: {listed}.")
+    problems = listed(other_names(weights, own))
+    if problems:
+        raise ValueError(f"checkpoint '{path}' does not fit {type(net).__name__}: {problems}.")
     wrong = [k for k in weights if weights[k].shape != own[k].shape]
     if wrong:
         remedy = "build it with the same img_size, patch_size and num_classes"
         if all(k.startswith(HEADS) for k in wrong):
             classes = len(weights[wrong[0]])
             remedy = f"build it with num_classes={classes}, or make a new head: drop_head=True, in a task 'finetune'"
-        listed = some_of([f"{k} {tuple(weights[k].shape)} instead of {tuple(own[k].shape)}" for k in wrong])
+        shapes = some_of([f"{k} {tuple(weights[k].shape)} instead of {tuple(own[k].shape)}" for k in wrong])
         raise ValueError(
-            f"checkpoint '{path}' has tensors of other shapes than {type(net).__name__}: {listed}; {remedy}."
+            f"checkpoint '{path}' has tensors of other shapes than {type(net).__name__}: {shapes}; {remedy}."
         )
-
-
-def some_of(names: list[str]) -> str:
-    """The first few of a list, and how many more there are."""
-    more = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")

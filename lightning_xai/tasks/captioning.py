@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lightning_xai.evaluate.caption_diversity import diversity_by_source
-from lightning_xai.evaluate.caption_metrics import METRICS, WITHOUT_JAVA, caption_scores
+from lightning_xai.evaluate.caption_metrics import WITHOUT_JAVA, caption_scores, require_metrics
 from lightning_xai.evaluate.collected_captions import CollectedCaptions, WrittenCaptions
 from lightning_xai.evaluate.graph_structure import CaptionParser
 from lightning_xai.evaluate.graph_swaps import names_exchanged, object_pair, with_objects_exchanged
@@ -84,9 +84,7 @@ class CaptioningTask(pl.LightningModule):
                 raise ValueError(f"{name}={value} must be at least 1")
         if sentences > 1 and beam_width == 1:
             raise ValueError(f"sentences={sentences} of a graph need a beam_width above 1: greedy decoding finds one")
-        unknown = [metric for metric in metrics if metric not in METRICS]
-        if unknown:
-            raise ValueError(f"no caption metric {unknown[0]!r}; there are: {', '.join(METRICS)}")
+        require_metrics(metrics, jars, programs=False)
         unknown = [method for method in word_methods if method not in WORD_METHODS]
         if unknown:
             raise ValueError(f"no method {unknown[0]!r} explains words; there are: {', '.join(WORD_METHODS)}")
@@ -102,7 +100,7 @@ class CaptioningTask(pl.LightningModule):
         self._loss_sum, self._loss_steps = 0.0, 0
         self._start_evaluation()
         if checkpoint is not None:
-            load_captioner_checkpoint(net, checkpoint)
+            self._words_of_weights = load_captioner_checkpoint(net, checkpoint)
 
     def setup(self, stage: str) -> None:
         data = self.trainer.datamodule
@@ -113,6 +111,10 @@ class CaptioningTask(pl.LightningModule):
             )
         self.use_vocabulary(data.vocabulary)
         self._references = {}
+        if stage != "predict":  # what an evaluation lacks is told before an epoch's work
+            require_metrics(self.metrics, self.jars)
+            if stage == "fit" and self.trainer.limit_val_batches:
+                self._known("val")
         kinds = getattr(data, "word_kinds", None)
         self._parse = self.parser or (KnownWords(**kinds) if kinds else None)
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from lightning_xai.explain.explainable import Choice, Explained, Prediction
 from lightning_xai.explain.targets import class_targets
-from lightning_xai.nets.vit_checkpoints import load_for_finetuning, load_vit_checkpoint, some_of
+from lightning_xai.nets.vit_checkpoints import load_for_finetuning, load_vit_checkpoint
+from lightning_xai.nets.weight_files import some_of
 from lightning_xai.tasks.classification_scores import ClassificationScores
 from lightning_xai.tasks.layer_decay import layer_decay_groups
 from lightning_xai.tasks.mae_recipe import IMAGENET_MEAN, IMAGENET_STD, MAERecipe

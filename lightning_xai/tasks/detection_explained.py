@@ -29,8 +29,8 @@ def explained_queries(
     order of queries; "truth", for each annotated object the query with the best score of its label among those whose
     box has an IoU of at least 0.5 with it; "class:NAME|INDEX", the query that scores a class highest; "query:Q" with
     its best class, or "query:Q:CLASS". limit: at most so many of a sample (default all; of a class one).
-    scores: (B, Q, K) probabilities. Raises ValueError for a choice that there is not, LookupError where nothing is
-    chosen in the whole batch.
+    scores: (B, Q, K) probabilities. Raises ValueError for a choice that there is not and for annotations with other
+    labels, LookupError where nothing is chosen in the whole batch.
     """
     scores = scores.detach()
     _, queries, classes = scores.shape
@@ -81,6 +81,9 @@ def _of_sample(
             queries = queries.sort().values
         classes = labels[queries]
     elif choice.kind == "truth":
+        most = int(target["labels"].max()) if len(target["labels"]) else 0
+        if most >= scores.shape[1]:
+            raise ValueError(f"an annotated object has the label {most}, but the network has {scores.shape[1]} classes")
         queries, classes, objects = (rows[:limit] for rows in _of_objects(scores, boxes, target))
     elif choice.kind == "class":
         queries = scores[:, choice.class_index].argsort(descending=True, stable=True)[: limit or 1]

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_xai.evaluate.measure import Classify, Measure, Numbers
+from lightning_xai.evaluate.measure import Batch, Classify, Measure, Numbers
 from lightning_xai.evaluate.relevance_masks import FOREGROUND, otsu_masks
 from lightning_xai.evaluate.segmentation_ap import EXPLANATION_THRESHOLDS, SegmentationAP
 from lightning_xai.explain.explainable import Explained
@@ -43,10 +43,10 @@ class RelevanceSegmentation(Measure):
 
     def begin(self, methods: Sequence[str]) -> None:
         self._ap = {method: SegmentationAP(self.backend, self.iou_thresholds) for method in methods}
-        self._batch: Mapping[str, Any] = {"targets": []}
+        self._batch: Batch = {"targets": []}
         self._found: list[dict[str, Tensor]] = []
 
-    def see(self, task: DetectionTask, outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> None:
+    def see(self, task: DetectionTask, outputs: Mapping[str, Any], batch: Batch) -> None:
         for target in batch["targets"]:
             if "masks" not in target.get("ground_truth", {}):
                 raise ValueError(
@@ -59,12 +59,7 @@ class RelevanceSegmentation(Measure):
         self._valid_ratios = outputs["valid_ratios"][:, 0].float().cpu()
 
     def update(
-        self,
-        method: str,
-        explanation: Explanation,
-        explained: Explained,
-        batch: Mapping[str, Any],
-        classify: Classify | None,
+        self, method: str, explanation: Explanation, explained: Explained, batch: Batch, classify: Classify
     ) -> None:
         maps, queries = explanation.grid().float().cpu(), explained.targets.rows["query"].cpu()
         samples = explanation.samples.cpu()

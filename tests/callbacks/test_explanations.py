@@ -1,8 +1,6 @@
 """Explanations while a network trains: the same samples and targets, to every logger, and no trace in the training."""
 
 import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -162,25 +160,9 @@ def test_samples_must_be_there_and_have_places(classifier_batches):
         sample_batches(DataLoader(Stream()), 1)
 
 
-def test_two_processes_write_what_one_writes(tmp_path, trainer, classifier, classifier_batches):
+def test_two_processes_write_what_one_writes(in_two_processes, tmp_path):
     """The first process alone draws, and the training goes on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(tmp_path / "two" / str(rank))],
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.DEVNULL,
-        )
-        for rank in range(2)
-    ]
-    try:
-        assert [worker.wait(300) for worker in workers] == [0, 0]
-    finally:
-        for worker in workers:
-            worker.kill()
+    in_two_processes(__file__, tmp_path / "two")
     assert steps(tmp_path / "two" / "0") == {"sample_0": [1], "sample_15": [1]} and not steps(tmp_path / "two" / "1")
 
 
@@ -203,4 +185,4 @@ def process(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    process(Path(sys.argv[1]))
+    process(Path(sys.argv[1]) / os.environ["RANK"])

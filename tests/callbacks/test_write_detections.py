@@ -50,7 +50,7 @@ def test_an_image_that_comes_again_is_written_once(tmp_path, monkeypatch):
     write(there, trainer, 0.6, 2, 3)
 
     def gather(parts, own):
-        parts[:] = [own, there.results]
+        parts[:] = [own, there.entries]
 
     monkeypatch.setattr(dist, "all_gather_object", gather)
     here.write_on_epoch_end(trainer, module, [], [])

@@ -52,6 +52,14 @@ def test_nothing_is_written_without_scores_and_by_other_processes(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_in_the_way_is_told_of_before_the_test(tmp_path):
+    (tmp_path / "scores.json").write_text("{")
+    trainer = SimpleNamespace(default_root_dir=str(tmp_path))
+    WriteScores().setup(trainer, SimpleNamespace(), "fit")
+    with pytest.raises(ValueError, match=r"scores\.json is no table of scores"):
+        WriteScores().setup(trainer, SimpleNamespace(), "test")
+
+
 @pytest.mark.parametrize("content", ["{", '{"loss": 1}', '[{"loss": 1}]'])
 def test_another_file_of_that_name_stays(tmp_path, content):
     (tmp_path / "scores.json").write_text(content)

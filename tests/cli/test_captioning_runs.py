@@ -1,9 +1,14 @@
 """The commands with a captioner, as a user types them."""
 
+import copy
 import json
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 from lightning_xai.cli import main
+from lightning_xai.data.node_features import write_array, write_box_features
 
 CONFIG = Path(__file__).parents[2] / "configs" / "demo_captions.yaml"
 SMALL = ["--model.net.hidden_dim", "8", "--data.n_val", "6", "--data.n_test", "5", "--model.max_words", "6"]
@@ -59,3 +64,74 @@ def test_published_configurations(tmp_path):
     assert set(first["coco"]) - set(first["vg"]) == {
         f"attn_encoder.first_embedding.0.{part}" for part in ("weight", "bias")
     }
+
+
+REGION = {
+    "objects": [{"object_id": 1, "name": "sun", "attributes": ["hot"], "x": 0, "y": 0, "w": 4, "h": 4}],
+    "relationships": [],
+    "phrase": "the hot sun",
+}
+
+
+def published_files(root: Path, region: dict) -> list[str]:
+    """Two images in the published layout, the region of the second as given; the options that train on them."""
+    annotations, features = root / "annotation" / "controllable", root / "ordered_feature"
+    write_array(annotations / "int2word.npy", np.array(["<BOS>", "<EOS>", "<UNK>", "the", "hot", "sun"]))
+    for split in ("trn", "val"):
+        write_array(annotations / "regionfiles" / f"{split}_names.npy", np.array([["im0", "7"], ["im1", "7"]]))
+        write_array(annotations / "public_split" / f"{split}_names.npy", np.array(["im0.jpg", "im1.jpg"]))
+        write_array(features / "MP" / "resnet101.ctrl" / f"{split}_ft.npy", np.ones((2, 5), np.float32))
+    for image, content in (("im0", REGION), ("im1", region)):
+        (annotations / "regionfiles" / f"{image}.json").write_text(json.dumps({"7": content}))
+        boxes, found = np.array([[0, 0, 3, 3]]), np.ones((1, 6), np.float32)
+        write_box_features(features / "SA" / "X_101_32x8d" / "objrels", image, boxes, found, (60, 80))
+    config = CONFIG.with_name("ega_coco.yaml")
+    options = {
+        "config": config,
+        "run_dir": root / "run",
+        "data.root": root,
+        "data.batch_size": 2,
+        "monitor": "val/CIDEr",
+    }
+    options |= {"model.net.vocabulary": 6, "model.net.feature_dim": 6, "model.net.global_dim": 5}
+    options |= {"model.net.hidden_dim": 8, "trainer.max_epochs": 1, "trainer.accelerator": "cpu"}
+    quiet = {"trainer.logger": "false", "trainer.enable_progress_bar": "false"}
+    return [word for name, value in {**options, **quiet}.items() for word in (f"--{name}", str(value))]
+
+
+def changed(**entry) -> dict:
+    return {**copy.deepcopy(REGION), "objects": [{**REGION["objects"][0], **entry}]}
+
+
+CROWD = changed(attributes=[f"a{number}" for number in range(20)])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    "region, max_nodes, sentence",
+    [
+        (
+            {**REGION, "objects": []},
+            10,
+            r"im1\.json, region '7': the graph has no object; a caption needs at least one",
+        ),
+        (CROWD, 21, "image 'im1', region '7': object 'sun' has 20 attributes among the first 21 nodes; at most 19"),
+        (changed(x=2), 10, r"im1\.jpg\.hdf5 has no feature of image 'im1', box \(2, 0, 5, 3\)"),
+        (changed(x=0.5), 10, r"im1\.json, region '7': .* is no object with .*0\.5 is no whole number"),
+    ],
+    ids=["no object", "attributes", "no feature", "box"],
+)
+def test_bad_graphs_are_one_sentence(tmp_path, region, max_nodes, sentence, workers):
+    pytest.importorskip("h5py")
+    options = [*published_files(tmp_path, region), "--data.max_nodes", str(max_nodes)]
+    with pytest.raises(SystemExit, match=rf"^lightning-xai: [^\n]*{sentence}[^\n]*$"):
+        main(["fit", *options, "--data.num_workers", str(workers)])
+
+
+def test_odd_graphs_are_trained_on(tmp_path, capsys):
+    pytest.importorskip("h5py")
+    objects = [{**REGION["objects"][0], "object_id": number} for number in range(12)]
+    objects[0]["attributes"] = CROWD["objects"][0]["attributes"]  # of them the first nine fit
+    options = published_files(tmp_path, {**REGION, "objects": objects, "phrase": "a zebra nobody knows"})
+    main(["fit", *options, "--data.num_workers", "1"])
+    assert "CIDEr=" in capsys.readouterr().out

@@ -10,9 +10,14 @@ import yaml
 from PIL import Image
 
 from lightning_xai.cli import main
-from lightning_xai.cli.describe import attributes_of, divided, stacked
-from lightning_xai.cli.explained_regions import in_picture, seen_part
+from lightning_xai.cli.describe import attributes_of, divided
+from lightning_xai.cli.description import stacked
+from lightning_xai.cli.explained_regions import explained_regions, in_picture, repeated, seen_part
 from lightning_xai.cli.training import TrainingCLI
+from lightning_xai.data.evaluation_resize import CropResize
+from lightning_xai.explain.explainable import Explained
+from lightning_xai.explain.method import Method
+from lightning_xai.explain.targets import Targets
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 DETECTOR = {
@@ -157,6 +162,7 @@ def test_a_graph_that_is_too_large_says_what_is_left_out(captioner, photo, tmp_p
     [
         (["--regions", "0"], "--regions 0 must be at least 1"),
         (["--relations", "-1"], "--relations -1 must be at least 0"),
+        (["--relations", "3"], "--relations 3 must be at least 0 and at most 2"),
         (["--attributes", "two"], "--attributes 'two' must be a number such as 1, or one for each region"),
         (["--attributes", "1,1,1,1"], "--attributes '1,1,1,1' is for 4 regions, but --regions 3"),
         (["--region", "a"], "--region 'a' is one of the graphs of --graph FILE, which is not given"),
@@ -200,6 +206,72 @@ def test_faulty_graphs_captioners_and_pictures(detector, captioner, folder, phot
     )
 
 
+def test_a_graph_is_captioned_as_it_is(captioner, photo):
+    words = [*captioner, "--graph", "g.json", "--image", str(photo)]
+    for more in (["--method", "rollout"], ["--regions", "2", "--relations", "0"], ["--model.threshold", "0.2"]):
+        said = failing([*words, *more])
+        assert said.endswith(f"captioned as it is: leave out {', '.join(w for w in more if w[:2] == '--')}") or (
+            said.endswith("leave out --model.threshold, 0.2")
+        )
+
+
+def test_what_is_wrong_with_the_captioner_is_said_of_it_and_before_anything_is_explained(
+    detector, captioner, folder, photo, monkeypatch
+):
+    monkeypatch.setattr("lightning_xai.cli.description.explained_regions", None)  # is not reached
+    words = [*detector, "--image", str(photo), "--captioner", str(folder / "captioner.yaml")]
+    assert "the captioner: no weights: give --captioner_ckpt RUN" in failing(words)
+    assert "--captioner_ckpt 'none.ckpt': no such file" in failing([*words, "--captioner_ckpt", "none.ckpt"])
+    other = ["--captioner_ckpt", str(folder / "detector.ckpt")]
+    assert "--captioner_ckpt '" in (said := failing([*words, *other])) and "of another network" in said
+    none = [*captioner, "--captioner.model.beam_width", "0"]
+    assert "the captioner: beam_width=0 must be at least 1" in failing([*detector, "--image", str(photo), *none])
+
+
+def test_nothing_that_was_found_is_lost(detector, captioner, photo, tmp_path, monkeypatch):
+    def failing_caption(*arguments):
+        raise ValueError("the captioner fell silent")
+
+    monkeypatch.setattr("lightning_xai.cli.description.caption", failing_caption)
+    words = [*detector, *captioner, "--image", str(photo), "--out", str(tmp_path / "o"), "--regions_from", "boxes"]
+    with pytest.raises(ValueError, match="fell silent"):
+        main(["describe", *words])
+    assert json.loads((tmp_path / "o.json").read_text())["0"]["objects"] and (tmp_path / "o.png").is_file()
+
+
+def test_where_files_go(captioner, photo, tmp_path):
+    (tmp_path / "g.json").write_text(json.dumps(GRAPH))
+    words = [*captioner, "--graph", str(tmp_path / "g.json"), "--image", str(photo), "--out"]
+    (tmp_path / "folder").mkdir()
+    assert main(["describe", *words, str(tmp_path / "folder")]) == 0
+    assert sorted(file.name for file in (tmp_path / "folder").iterdir()) == ["photo.json", "photo.png"]
+    assert failing([*words, str(photo / "x")]) in (
+        f"lightning-xai describe: {photo}: File exists",
+        f"lightning-xai describe: {photo}: Not a directory",
+    )
+
+
+def test_annotated_objects_of_a_picture_of_the_data(detector, captioner, photo, tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning_xai.tasks.detection_explained.MATCHING_IOU", 0.0)  # the weights are random
+    words = [*detector, *captioner, "--data.n_val", "1", "--target", "truth", "--out", str(tmp_path / "o")]
+    assert main(["describe", *words, "--index", "0", "--regions_from", "boxes"]) == 0
+    assert json.loads((tmp_path / "o.json").read_text())["0"]["objects"]
+    assert "no annotated objects; choose otherwise by --target" in failing([*words, "--image", str(photo)])
+
+
+def test_a_captioner_cannot_be_explained_like_this(captioner, folder):
+    words = ["--config", str(folder / "captioner.yaml"), "--ckpt", str(folder / "captioner.ckpt"), "--index", "0"]
+    assert "CaptioningTask cannot be explained" in failing([*words, *captioner])
+
+
+def test_several_detections_of_one_object_are_one():
+    boxes = torch.tensor([[0, 0, 10, 10], [1, 0, 10, 10], [1, 0, 10, 10], [20, 0, 30, 10], [2, 0, 10, 10]]).float()
+    targets = Targets(torch.arange(5.0), torch.zeros(5, dtype=torch.long), {"query": torch.arange(5)})
+    names = tuple("abcde")
+    assert repeated(Explained(targets, names, torch.tensor([1, 1, 2, 1, 1]), boxes)) == {1: 0, 4: 0}
+    assert repeated(Explained(targets, names, torch.zeros(5, dtype=torch.long))) == {}
+
+
 def test_options_and_numbers():
     assert divided(["--config", "a", "--captioner.data.root", "b", "--captioner.model.x=1", "--model.y", "2"]) == (
         ["--config", "a", "--model.y", "2"],
@@ -227,3 +299,45 @@ def test_boxes_of_what_is_seen_are_laid_on_the_picture():
     assert seen_part(Module(), (8, 9), (8, 9)) == (0.0, 0.0, 9.0, 8.0)
     with pytest.raises(TypeError, match="which part of a picture the network sees"):
         seen_part(Module(), (8, 9), (4, 4))
+
+
+class OnePatch(Method):
+    """All relevance on one patch of 7 x 7."""
+
+    needs_gradients = False
+
+    def __call__(self, recording, targets):
+        relevance = torch.zeros(len(targets), 1 + 49)
+        relevance[:, 1 + 2 * 7 + 5] = 1.0  # row 2, column 5
+        return {"image": relevance}
+
+
+def test_a_region_of_a_cropped_picture_lies_where_it_is_in_the_whole_one(tmp_path):
+    """A classifier sees the middle of a wide picture; the patch that it looked at shows the picture's only mark."""
+    for number in range(2):
+        (tmp_path / "data/val" / str(number)).mkdir(parents=True)
+        Image.new("RGB", (56, 56)).save(tmp_path / "data/val" / str(number) / "black.png")
+    net = {"class_path": "lightning_xai.nets.vit.build_vit", "init_args": {"name": "timm:vit_tiny_patch16_224"}}
+    net["init_args"]["arguments"] = {"img_size": 112, "num_classes": 2, "depth": 1}
+    config = {
+        "trainer": {"accelerator": "cpu", "logger": False},
+        "model": {"class_path": "lightning_xai.tasks.classification.ClassificationTask", "init_args": {"net": net}},
+        "data": {
+            "class_path": "lightning_xai.data.image_folder.ImageFolderModule",
+            "init_args": {"root": str(tmp_path / "data"), "image_size": 112},
+        },
+    }
+    (tmp_path / "vit.yaml").write_text(yaml.safe_dump(config))
+    cli = TrainingCLI(["--config", str(tmp_path / "vit.yaml")], run=False)
+    cli.model.eval()
+    picture = torch.zeros(3, 200, 400, dtype=torch.uint8)
+    found = explained_regions(cli, picture, ("one", OnePatch()), limit=1)
+    ((x1, y1, x2, y2),) = found.boxes
+    picture[:, y1:y2, x1:x2] = 255
+    shown, _ = CropResize(112)(picture, {})
+    marked = (shown[0] > 127).nonzero()
+    (top, left), (bottom, right) = marked.min(0).values.tolist(), marked.max(0).values.tolist()
+    # the patch's rows 32..48 and columns 80..96, which Otsu's threshold may widen where it is laid on pixels smoothly
+    centre = ((left + right + 1) / 2, (top + bottom + 1) / 2)
+    assert centre == pytest.approx((88, 40), abs=1.5)
+    assert 10 <= right - left <= 32 and 10 <= bottom - top <= 32

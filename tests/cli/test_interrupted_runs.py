@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -128,12 +127,6 @@ def test_a_stopped_run_resumes_where_it_was(uninterrupted, with_signal):
         assert ours["test_loss"] == pytest.approx(whole["test_loss"], rel=1e-5)
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 def launch(
     folder: Path, config: Path, run: str, per_node: int, rank: int, port: int, *options: str
 ) -> subprocess.Popen:
@@ -168,7 +161,7 @@ def one_process(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("nodes", [1, 2], ids=["one machine", "two machines"])
-def test_two_processes_train_like_one(one_process, nodes):
+def test_two_processes_train_like_one(one_process, free_port, nodes):
     run, port = f"{nodes}x{2 // nodes}", free_port()
     config = one_process / "config4.yaml"
     launched = [launch(one_process, config, run, 2 // nodes, rank, port) for rank in range(nodes)]

@@ -1,6 +1,7 @@
 """Sentences for the user are told from mistakes by where and how they were raised."""
 
 import pytest
+from torch.utils.data import DataLoader, Dataset
 
 from lightning_xai.cli.our_sentence import our_sentence
 from lightning_xai.data.scene import SceneRecipe
@@ -37,3 +38,31 @@ def test_what_this_project_raises():
 )
 def test_mistakes_keep_their_traceback(mistake):
     assert our_sentence(caught(mistake)) is None
+
+
+class Broken(Dataset):
+    """Each sample is another error."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        if index == 0:
+            method("saliency")
+        if index == 1:
+            wrapped()
+        if index == 2:
+            try:
+                method("saliency")
+            except ValueError as error:
+                raise KeyError("a library's") from error
+        return {}["missing"]
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_workers_that_load_data_say_the_same(index):
+    loader = DataLoader(Broken(), sampler=[index], num_workers=1)
+    direct, worker = caught(lambda: Broken()[index]), caught(lambda: next(iter(loader)))
+    assert "DataLoader worker process 0" in str(worker)
+    assert our_sentence(worker) == our_sentence(direct)
+    assert (our_sentence(worker) is None) == (index == 3)

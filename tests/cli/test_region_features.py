@@ -15,6 +15,7 @@ from lightning_xai.cli import main
 from lightning_xai.data.abstract_graph import graph_nodes
 from lightning_xai.data.embedded_scene_graphs import EmbeddedSceneGraphsModule
 from lightning_xai.data.picture_file import decode_picture, read_bytes
+from lightning_xai.data.scene import SceneRecipe
 from lightning_xai.data.scene_graph_files import read_region, region_json
 from lightning_xai.data.scene_graph_module import SceneGraphModule
 from lightning_xai.data.torchvision_features import TorchvisionFeatures
@@ -38,7 +39,7 @@ def weights(tmp_path_factory):
 def drawn(tmp_path_factory):
     """Six pictures p0.jpg, p1.png, ... with graphs of one region each, p0 with two."""
     folder = tmp_path_factory.mktemp("drawn")
-    world = EmbeddedSceneGraphsModule(n_train=8).dataset("train")
+    world = EmbeddedSceneGraphsModule(SceneRecipe(64, 64, max_size=36.0), n_train=8).dataset("train")
     for kind in ("images", "graphs"):
         (folder / kind).mkdir()
     for number in range(6):
@@ -298,3 +299,27 @@ def test_vocabularies(data, weights, tmp_path, capsys):
     more.write_text(json.dumps({"<BOS>": 0, "<EOS>": 1, "<UNK>": 2, "zebra": 3}))
     said = refused(capsys, data, weights, tmp_path / "b", "--vocabulary", str(more))
     assert "has another vocabulary" in said
+
+
+def test_words_of_what_is_left_out_are_not_learned_and_the_command_can_be_repeated(data, weights, tmp_path, capsys):
+    file = data / "graphs" / "p1.json"
+    regions = json.loads(file.read_text())
+    (region,) = regions.values()
+    region["objects"][0]["x"], region["phrase"] = 5000, "a zebra"  # outside, which is known from the picture alone
+    file.write_text(json.dumps(regions))
+    for _ in range(2):
+        assert main(words(data, weights, tmp_path / "o", "--vocabulary", "build", "--leave_out")) == 0
+        assert "zebra" not in (tmp_path / "o" / "annotation/controllable/word2int.json").read_text()
+    capsys.readouterr()
+
+
+def test_options_that_cannot_be(data, weights, tmp_path, capsys):
+    root = tmp_path / "o"
+    assert "--split 'a/b' is part of file names" in refused(capsys, data, weights, root, "--split", "a/b")
+    assert "--min_count 0 must be at least 1" in refused(capsys, data, weights, root, "--min_count", "0")
+    rare = refused(capsys, data, weights, root, "--vocabulary", "build", "--min_count", "99")
+    assert "a phrase with words that come at least 99 times" in rare
+    assert "no device 'cuda:77': there are" in refused(capsys, data, weights, root, "--device", "cuda:77")
+    assert not root.exists()
+    root.write_text("a file")
+    assert f"{root}/ordered_feature" in refused(capsys, data, weights, root)

@@ -88,7 +88,7 @@ def test_nodes_see_what_they_stand_for():
         pixels = torch.from_numpy(data.picture("val", sample)).permute(2, 0, 1).numpy()
         seen = torch.from_numpy(region_features(pixels, nodes.boxes))
         assert torch.equal(batch["graph"]["attn_fts"][sample, : len(nodes)], seen)
-        whole = torch.from_numpy(region_features(pixels, [[0, 0, 64, 64]]))[0]
+        whole = torch.from_numpy(region_features(pixels, [[0, 0, 128, 128]]))[0]
         assert torch.equal(batch["graph"]["mp_fts"][sample], whole)
         related += 2 in nodes.types
     assert related  # the box around two objects was looked at too

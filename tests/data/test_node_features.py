@@ -44,6 +44,15 @@ def boxes(tmp_path) -> BoxFeatures:
     return BoxFeatures(tmp_path, open_files=2)
 
 
+def test_two_pictures_of_one_id(tmp_path):
+    np.save(tmp_path / "names.npy", np.array(["a.jpg", "b.jpg", "a.jpg"]))
+    np.save(tmp_path / "ft.npy", np.arange(6, dtype=np.float32).reshape(3, 2))
+    ImageFeatures(tmp_path / "names.npy", tmp_path / "ft.npy")
+    np.save(tmp_path / "names.npy", np.array(["a.1.jpg", "b.jpg", "a.2.jpg"]))
+    with pytest.raises(ValueError, match=r"names 'a\.1\.jpg' and 'a\.2\.jpg': ids end at the first dot"):
+        ImageFeatures(tmp_path / "names.npy", tmp_path / "ft.npy")
+
+
 def test_boxes_are_found_by_their_corners(boxes):
     asked = [(1, 2, 3, 4), (0, 0, 9, 9), (1, 2, 3, 4)]
     assert boxes.vectors("im/0", asked).tolist() == [[2, 2], [0, 0], [2, 2]]

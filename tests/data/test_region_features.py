@@ -8,6 +8,7 @@ from lightning_xai.data.abstract_graph import AbstractGraph, GraphObject, GraphR
 from lightning_xai.data.drawn_features import FEATURE_SIZE, DrawnFeatures, region_features
 from lightning_xai.data.embedded_scene_graphs import EmbeddedSceneGraphsModule
 from lightning_xai.data.region_features import RegionFeatures, boxes_inside, check_picture
+from lightning_xai.data.scene import SceneRecipe
 from lightning_xai.data.scene_graph_module import SceneGraphModule
 
 DOG = GraphObject(5, "dog", ("big", "red"), (2, 3, 20, 30))
@@ -55,7 +56,7 @@ def test_drawn_features_are_those_of_the_training_data():
 
 
 def test_a_batch_of_the_embedded_world_is_the_one_that_it_trains_on():
-    data = EmbeddedSceneGraphsModule(n_train=8, n_val=8)
+    data = EmbeddedSceneGraphsModule(SceneRecipe(64, 64, max_size=36.0), n_train=8, n_val=8)
     for index in range(8):
         pixels = torch.from_numpy(data.picture("val", index)).permute(2, 0, 1)
         ours, theirs = data.graph_batch(pixels, data.val_set.graph(index)), data.collate([data.val_set[index]])

@@ -187,7 +187,7 @@ def test_keys_that_do_not_fit_are_named(files, resnet, tmp_path):
 
 def test_files_that_hold_no_weights(tmp_path):
     (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(ValueError, match=r"text\.pth cannot be read as a file of weights"):
+    with pytest.raises(ValueError, match=r"text\.pth cannot be read as a file of weights: it is not of torch\.save"):
         read_state(tmp_path / "text.pth")
     torch.save({"model": {"a": 1}}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"other\.pth holds no state dict .* but a dict of 'a'"):

@@ -36,6 +36,30 @@ def test_a_word_is_coloured_by_the_node_it_attends_to_most():
         np.testing.assert_allclose(picture[row, column], colour, atol=3)
 
 
+def test_an_object_counts_with_its_attributes():
+    one, two = draw([[0.3, 0.3, 0, 0.4], [1, 0, 0, 0]]), draw([[0.6, 0, 0, 0.4], [1, 0, 0, 0]])
+    changed = np.argwhere((draw([[0, 0, 1, 0], [1, 0, 0, 0]]) != one).any(-1))
+    row, column = changed[:, 0].min() + 2, changed[:, 1].min() + 1
+    np.testing.assert_array_equal(one[row, column], two[row, column])  # the star's, though the relation has the most
+
+
+def test_pictures_of_any_shape_have_room():
+    square, wide, tall = (
+        draw_caption_nodes(np.zeros((*shape, 3), np.uint8), NODES[:1], ("a",), np.ones((1, 1)))
+        for shape in ((100, 100), (100, 300), (300, 100))
+    )
+    assert wide.shape[1] - square.shape[1] == pytest.approx(560 - 340, abs=1)
+    assert square.shape[1] - tall.shape[1] == pytest.approx(340 - 160, abs=1)
+
+
+def test_a_relation_as_large_as_the_picture_is_seen_on_all_sides():
+    white = np.full((100, 100, 3), 255, np.uint8)
+    nodes = (NODES[0], DrawnNode("left of", 2, (0, 0, 100, 100)))
+    drawn = draw_caption_nodes(white, nodes, (), np.zeros((0, 2)))[14:354, 14:354].astype(int)
+    edges = (drawn[:6], drawn[-6:], drawn[:, :6], drawn[:, -6:])
+    assert all((edge.max(-1) < 128).mean() > 0.1 for edge in edges)
+
+
 def test_gates_and_title_take_room():
     plain = draw([[1, 0, 0, 0]] * 2)
     gates = draw([[1, 0, 0, 0]] * 2, np.full((2, 4), 0.25))

@@ -2,7 +2,13 @@
 
 import pytest
 
-from lightning_xai.evaluate.caption_metrics import METRICS, caption_scores, mean_length, vocabulary_size
+from lightning_xai.evaluate.caption_metrics import (
+    METRICS,
+    caption_scores,
+    mean_length,
+    require_metrics,
+    vocabulary_size,
+)
 from lightning_xai.evaluate.graph_structure import CaptionGraph
 from lightning_xai.evaluate.java_metrics import JavaMetricMissing
 
@@ -36,6 +42,17 @@ def test_metrics_are_chosen_by_name():
         caption_scores(said, REFERENCES, ["meteor"], {"meteor": "none.jar"})
 
 
+def test_what_is_missing_is_told_before_the_captions_are_written(tmp_path):
+    require_metrics(["bleu", "meteor"], {"meteor": "none.jar"}, programs=False)
+    with pytest.raises(JavaMetricMissing, match=r"METEOR: none\.jar does not exist"):
+        require_metrics(["bleu", "meteor"], {"meteor": "none.jar"})
+    (tmp_path / "spice.jar").touch()
+    with pytest.raises(JavaMetricMissing, match=r"SPICE needs .*stanford-corenlp-3\.6\.0\.jar"):
+        require_metrics(["spice"], {"spice": str(tmp_path / "spice.jar")})
+    with pytest.raises(ValueError, match="a jar of 'metoer' is given; the metrics that are Java programs: meteor, spi"):
+        require_metrics(["bleu"], {"metoer": "meteor-1.5.jar"}, programs=False)
+
+
 def test_graph_structure_counts_what_captions_speak_of():
     said = {"x": "a red dog", "y": "a cat on a mat"}
     known = {"x": ["a big dog", "a dog on a big mat"], "y": ["a cat on a mat"]}
@@ -60,6 +77,11 @@ def test_captions_and_references_that_do_not_fit():
 def test_an_empty_caption_scores_nothing():
     scores = caption_scores({"x": "", "y": "two cats sleep on a mat"}, REFERENCES)
     assert scores.each["ROUGE-L"][0] == 0 and scores.each["CIDEr"][0] == 0 and scores.each["BLEU-1"][0] < 1e-8
+
+
+def test_one_image_tells_no_word_from_another():
+    scores = caption_scores({"y": "two cats sleep on a mat"}, REFERENCES)
+    assert scores.corpus["CIDEr"] == 0 and scores.corpus["BLEU-4"] == pytest.approx(1)
 
 
 def test_words_used():

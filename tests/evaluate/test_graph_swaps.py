@@ -30,3 +30,11 @@ def test_words_must_be_there_and_change_places():
     assert not names_exchanged("a cat and a dog", "a dog and a cat", "dog", "cat")  # neither was obeyed
     assert not names_exchanged("a dog and a bird", "a cat and a dog", "dog", "cat")
     assert not names_exchanged("a dog and a catfish", "a cat and a dog", "dog", "cat")
+    assert not names_exchanged("", "a cat and a dog", "dog", "cat")
+
+
+def test_names_of_several_words_and_in_any_case():
+    assert names_exchanged("a fire hydrant by a man", "a man by a fire hydrant", "Fire hydrant", "man")
+    assert not names_exchanged("a fire by a hydrant", "a hydrant by a fire", "fire hydrant", "hydrant")
+    assert not names_exchanged("a fire hydrant by a man", "a man by a hydrant", "fire hydrant", "man")
+    assert object_pair(("Dog", "dog", "cat"), (0, 0, 0)) is None

@@ -1,6 +1,6 @@
 """Numbers of images: each image once, on one process and on two."""
 
-import subprocess
+import os
 import sys
 
 import pytest
@@ -35,14 +35,9 @@ def process(rank: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes(tmp_path):
-    workers = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(2)]
-    try:
-        assert [worker.wait(100) for worker in workers] == [0, 0]
-    finally:
-        for worker in workers:
-            worker.kill()
+def test_two_processes(in_two_processes, tmp_path):
+    in_two_processes(__file__, tmp_path)
 
 
 if __name__ == "__main__":
-    process(int(sys.argv[1]), sys.argv[2])
+    process(int(os.environ["RANK"]), sys.argv[1])

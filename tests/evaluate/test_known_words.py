@@ -15,6 +15,7 @@ PARSE = KnownWords(["star", "heart"], ["red", "dotted"], ["to the left of", "abo
          [("star", "to the left of", "heart")]),
         ("a red a heart", ["heart"], [], []),
         ("a red above a heart", ["heart"], [], []),
+        ("red above heart", ["heart"], [], []),
         ("above a star and a dotted heart", ["star", "heart"], [("heart", "dotted")], []),
         ("a star above", ["star"], [], []),
         ("star star above heart", ["star", "star", "heart"], [], [("star", "above", "heart")]),
@@ -24,6 +25,11 @@ PARSE = KnownWords(["star", "heart"], ["red", "dotted"], ["to the left of", "abo
 )  # fmt: skip
 def test_words_are_what_the_lists_say(caption, objects, attributes, relations):
     assert PARSE(caption) == (tuple(objects), tuple(attributes), tuple(relations))
+
+
+def test_case_does_not_matter():
+    parse = KnownWords(["Star", "fire Hydrant"], ["RED"])
+    assert parse("A Red star and a FIRE hydrant") == (("star", "fire hydrant"), (("star", "red"),), ())
 
 
 def test_a_word_is_of_one_kind():

@@ -48,9 +48,22 @@ def test_negative_relevance_is_nowhere_and_specks_are_no_regions():
     assert relevance_regions(relevance[None]) == [Region(0, (2, 3, 8, 9), pytest.approx(36 / 36.6))]
 
 
+def test_the_grain_of_pixels_is_blurred_into_regions():
+    grain = torch.zeros(60, 90)
+    grain[10:30:2, 20:50:2] = 1.0  # 150 single pixels, each of less than 2 %
+    with pytest.raises(ValueError, match="no region stands out"):
+        relevance_regions(grain[None])
+    (region,) = relevance_regions(grain[None], blur=2.0)
+    assert region.box == pytest.approx((20, 10, 50, 30), abs=2) and region.share > 0.8
+    with pytest.raises(ValueError, match="blur=-1"):
+        relevance_regions(grain[None], blur=-1)
+
+
 def test_maps_that_say_nothing_are_refused():
     with pytest.raises(ValueError, match="2 targets is the same everywhere"):
         relevance_regions(torch.ones(2, 8, 8))
+    with pytest.raises(ValueError, match="the relevance of the target is nowhere above 0"):
+        relevance_regions(-torch.rand(1, 8, 8))
     with pytest.raises(ValueError, match="not finite"):
         relevance_regions(torch.full((1, 8, 8), torch.nan))
     with pytest.raises(ValueError, match="limit=0"):

@@ -3,7 +3,7 @@
 import contextlib
 import io
 import json
-import subprocess
+import os
 import sys
 from pathlib import Path
 
@@ -193,17 +193,12 @@ def process(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def test_two_processes_give_exactly_the_numbers_of_one(tmp_path):
-    workers = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(2)]
-    try:
-        assert [worker.wait(100) for worker in workers] == [0, 0]
-    finally:
-        for worker in workers:
-            worker.kill()
+def test_two_processes_give_exactly_the_numbers_of_one(in_two_processes, tmp_path):
+    in_two_processes(__file__, tmp_path)
     alone = of_images(list(range(10))).compute()
     for rank in range(2):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == alone
 
 
 if __name__ == "__main__":
-    process(int(sys.argv[1]), sys.argv[2])
+    process(int(os.environ["RANK"]), sys.argv[1])

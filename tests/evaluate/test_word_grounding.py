@@ -1,6 +1,6 @@
 """Whether words point to what they speak of: known answers."""
 
-import subprocess
+import os
 import sys
 
 import pytest
@@ -59,6 +59,26 @@ def test_what_prefers_nothing_scores_what_chance_does():
     assert numbers(two_best)["objects"] == pytest.approx((0.5 + 0.5) / 4)
 
 
+def test_numbers_are_those_of_counting_one_by_one():
+    draws = torch.Generator().manual_seed(0)
+    types = torch.tensor([[0, 1, 0, 0, 2, 2], [0, 1, 1, 2, 0, 0]])
+    mask = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
+    owners = [[0, 0, 2, 3, 4, 5], [0, 0, 0, 3]]
+    relevance = torch.randint(0, 3, (2, 4000, 6), generator=draws)  # many are equally relevant
+    spoken = torch.randint(-1, 4, (2, 4000), generator=draws)
+    expected = torch.zeros(3, 3, dtype=torch.float64)
+    for sample, of_node in enumerate(owners):
+        for word, node in enumerate(spoken[sample].tolist()):
+            scores = relevance[sample, word, : len(of_node)].tolist()
+            best = [place for place, score in enumerate(scores) if score == max(scores)]
+            if node >= 0:
+                related = sum(of_node[place] == of_node[node] for place in best)
+                counts = [1, (node in best) / len(best), related / len(best)]
+                expected[types[sample, node]] += torch.tensor(counts, dtype=torch.float64)
+    found = grounding_counts(relevance, spoken, types, mask)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+
+
 def test_which_nodes_are_of_one_object():
     expected = torch.tensor(
         [[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 0]], dtype=torch.bool
@@ -104,14 +124,9 @@ def process(rank: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes(tmp_path):
-    workers = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(2)]
-    try:
-        assert [worker.wait(100) for worker in workers] == [0, 0]
-    finally:
-        for worker in workers:
-            worker.kill()
+def test_two_processes(in_two_processes, tmp_path):
+    in_two_processes(__file__, tmp_path)
 
 
 if __name__ == "__main__":
-    process(int(sys.argv[1]), sys.argv[2])
+    process(int(os.environ["RANK"]), sys.argv[1])

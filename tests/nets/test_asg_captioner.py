@@ -80,6 +80,27 @@ def test_greedy_takes_the_most_probable_words(model_type, scene_graphs):
         assert (words[~written] == EOS).all()
 
 
+def test_the_summary_reads_the_mean_of_the_nodes_exactly(scene_graphs):
+    net, graph = captioner("node").double(), scene_graphs()
+    graph = {name: values.double() if values.is_floating_point() else values for name, values in graph.items()}
+    said = net(graph, CAPTIONS, details=True)
+    for sample, count in enumerate((5, 3, 1)):
+        mean = said["nodes"][sample, :count].mean(0)
+        expected = net.mp_encoder["ft_embed"](torch.cat([graph["mp_fts"][sample], mean]))
+        torch.testing.assert_close(said["summary"][sample], expected, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_a_network_in_half_precision(model_type, scene_graphs):
+    net, graph = captioner(model_type).bfloat16().train(), scene_graphs()
+    graph = {name: values.bfloat16() if values.is_floating_point() else values for name, values in graph.items()}
+    said = net(graph, CAPTIONS)
+    assert said["logits"].dtype == torch.bfloat16
+    caption_loss(said["logits"].float(), CAPTIONS, CAPTIONS != 1).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in net.parameters())
+    assert net.greedy(graph, 4)["logprobs"].dtype == torch.float32 and net.beam(graph, 2, 2, 4).counts.min() > 0
+
+
 def test_captions_end_at_different_words(scene_graphs):
     lengths = set()
     for seed in range(6):
@@ -116,8 +137,10 @@ def test_one_beam_is_greedy(scene_graphs):
 
 def test_a_graph_of_no_node_is_captioned_from_the_image(scene_graphs):
     net, graph = captioner(), scene_graphs(counts=(4, 0))
-    said = net(graph, CAPTIONS[:2])
-    assert not said["content_attention"][1].any()
+    said, detailed = net(graph, CAPTIONS[:2]), net(graph, CAPTIONS[:2], details=True)
+    assert not said["content_attention"][1].any() and not said["attention"][1].any()
+    torch.testing.assert_close(said["attention"][0].sum(1), torch.ones(4))
+    torch.testing.assert_close(detailed["logits"], said["logits"], rtol=1e-4, atol=1e-5)
     assert said["logits"].isfinite().all()
     assert net.greedy(scene_graphs(counts=(0, 0)), 4)["words"].shape[0] == 2
     other = graph | {"mp_fts": graph["mp_fts"] + 1}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_xai.nets.weight_files import read_weight_file
+from lightning_xai.nets.weight_files import listed, other_names, read_weight_file
 
 
 class Trap:
@@ -42,6 +42,14 @@ def test_what_cannot_be_read_gives_one_clear_error_and_runs_nothing(tmp_path, mo
     Path("trap.pth").write_bytes(pickle.dumps(Trap(), protocol=2))
     torch.save({"model": Trap()}, "zipped_trap.pth")
     for name in ("text.pth", "empty.pth", "text.safetensors", "cut.pth", "trap.pth", "zipped_trap.pth"):
-        with pytest.raises(ValueError, match=f"'{name}' cannot be read as a file of weights"):
+        with pytest.raises(ValueError, match=f"'{name}' cannot be read as a file of weights") as error:
             read_weight_file(name)
+        assert "weights_only" not in str(error.value)  # torch's advice would run what is in the file
     assert not Path("trapped").exists()
+
+
+def test_what_does_not_fit_is_named_and_hundreds_are_counted():
+    own, given = {"a": 0, "b": 0}, {"b": 0, **dict.fromkeys((f"c{number}" for number in range(30)), 0)}
+    said = listed(other_names(given, own))
+    assert said == "missing a; unexpected c0, c1, c2, c3, c4, c5, c6, c7 and 22 more"
+    assert listed(other_names(own, own)) == ""

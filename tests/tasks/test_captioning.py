@@ -3,15 +3,15 @@
 import json
 import math
 import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 
+from lightning_xai.callbacks.caption_views import CaptionViews
 from lightning_xai.callbacks.step_seed import StepSeed
 from lightning_xai.callbacks.write_captions import WriteCaptions
 from lightning_xai.data.drawn_features import FEATURE_SIZE
@@ -20,7 +20,9 @@ from lightning_xai.evaluate.caption_diversity import diversity_scores
 from lightning_xai.evaluate.caption_metrics import caption_scores
 from lightning_xai.evaluate.cider import NgramRarity
 from lightning_xai.evaluate.graph_structure import CaptionGraph
+from lightning_xai.evaluate.java_metrics import JavaMetricMissing
 from lightning_xai.nets.asg_captioner import ASGCaptioner
+from lightning_xai.nets.beam_search import ENDED, Beams
 from lightning_xai.tasks.captioning import CaptioningTask, Sentence
 from lightning_xai.tasks.scheduled_sampling import ScheduledSampling
 
@@ -72,8 +74,9 @@ def test_it_learns_and_goes_on_from_its_weights(tmp_path):
     assert resumed.last_scores == task.last_scores
     other = make_data()
     other.vocabulary.__init__(other.vocabulary.words[:3] + other.vocabulary.words[:2:-1])
-    with pytest.raises(ValueError, match=r"trained with other words \('a' was where the data have 'yellow'\)"):
-        make_trainer(tmp_path).validate(CaptioningTask(make_net()), other, ckpt_path=tmp_path / "ours.ckpt")
+    for task, file in ((CaptioningTask(make_net()), tmp_path / "ours.ckpt"), (again, None)):
+        with pytest.raises(ValueError, match=r"trained with other words \('a' was where the data have 'yellow'\)"):
+            make_trainer(tmp_path).validate(task, other, ckpt_path=file)
 
 
 def test_a_captioner_that_obeys_its_graph_and_one_that_does_not(tmp_path):
@@ -117,6 +120,18 @@ def test_beams_and_predictions(tmp_path):
     greedy = CaptioningTask(make_net(), max_words=6)
     ((sentence,), *_) = greedy_captions(greedy, data, batch)
     assert sentence.score == pytest.approx(sum(sentence.word_scores)) and len(sentence.word_scores) <= 6
+
+
+def test_what_goes_on_after_its_end_is_no_sentence(monkeypatch):
+    task = CaptioningTask(make_net(), beam_width=2, sentences=4, max_words=4)
+    task.use_vocabulary(make_data().vocabulary)
+    words = torch.tensor([[[5, 1, -1, -1], [6, 7, 8, 9], [5, 1, 6, 7], [-1] * 4]])
+    scores = torch.tensor([[-0.5, -90.0, (ENDED - 3) / 4, -torch.inf]])
+    beams = Beams(words, -torch.ones(1, 4, 4), scores, torch.tensor([3]))
+    monkeypatch.setattr(task.net, "beam", lambda *_: beams)
+    ((first, second),) = task.captions({})
+    said = task.vocabulary.words
+    assert first == (said[5], -0.5, (-1.0, -1.0)) and second.text == " ".join(said[6:10]) and second.score == -90
 
 
 def test_grounding_by_attention_and_by_what_else_explains(tmp_path):
@@ -196,13 +211,59 @@ def test_diversity_of_sentences_and_of_an_images_graphs(tmp_path):
 
 
 def test_training_on_own_words(tmp_path):
-    weights = []
-    for sampling in (None, ScheduledSampling(0.0, 0.0, 0.0), ScheduledSampling(1.0, 1.0)):
+    def trained(sampling, epochs):
         task = CaptioningTask(make_net(), lr=1e-2, sampling=sampling)
-        data = make_data()
-        make_trainer(tmp_path, callbacks=StepSeed(3), limit_val_batches=0).fit(task, data)
+        make_trainer(tmp_path, callbacks=StepSeed(3), limit_val_batches=0, max_epochs=epochs).fit(task, make_data())
+        return torch.cat([parameter.detach().flatten() for parameter in task.parameters()])
+
+    from_second_epoch = ScheduledSampling(0.0, 1.0, 1.0, every=1)
+    plain = trained(None, 1)
+    assert torch.equal(plain, trained(from_second_epoch, 1)) and not torch.equal(
+        plain, trained(ScheduledSampling(1, 1), 1)
+    )
+    assert not torch.equal(trained(None, 2), trained(from_second_epoch, 2))
+
+
+def test_a_run_that_ended_in_mid_epoch_goes_on_alike(tmp_path):
+    sampling = ScheduledSampling(0.5, 0.9, 0.4, every=1)
+    steps = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=3, save_top_k=-1)
+    weights = []
+    for resumed, workers in ((None, 0), (tmp_path / "step=3.ckpt", 1)):
+        task = CaptioningTask(make_net(7 * workers), lr=1e-2, sampling=sampling)
+        callbacks = [StepSeed(3)] if resumed else [StepSeed(3), steps]
+        options = {"max_epochs": 4, "limit_val_batches": 0, "enable_checkpointing": not resumed}
+        trainer = make_trainer(tmp_path, callbacks=callbacks, **options)
+        trainer.fit(task, make_data(num_workers=workers), ckpt_path=resumed)
+        assert trainer.global_step == 8
         weights.append(torch.cat([parameter.detach().flatten() for parameter in task.parameters()]))
-    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+    assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+def test_other_precisions(tmp_path, precision):
+    task = CaptioningTask(make_net(), max_words=5, beam_width=2, sampling=ScheduledSampling(0.5, 0.5))
+    trainer = make_trainer(tmp_path, precision=precision, callbacks=CaptionViews(samples=1))
+    trainer.fit(task, make_data())
+    trainer.test(task, make_data(), verbose=False)
+    assert list(task.last_table) == ["attention", "gradient_x_input", "occlusion", "random", "chance"]
+    assert 2 < task.last_scores["loss"] < 4 and len(list(tmp_path.rglob("*.png"))) == 1
+
+
+def test_what_validation_lacks_is_told_before_training(tmp_path):
+    def never(*_):
+        raise AssertionError("training began")
+
+    task = CaptioningTask(make_net(), metrics=("bleu", "meteor"), jars={"meteor": "none.jar"})
+    task.training_step = never
+    with pytest.raises(JavaMetricMissing, match=r"none\.jar does not exist"):
+        make_trainer(tmp_path).fit(task, make_data())
+    data = make_data()
+    data.references = lambda split: {}[split]
+    task = CaptioningTask(make_net())
+    task.training_step = never
+    with pytest.raises(KeyError, match="val"):
+        make_trainer(tmp_path).fit(task, data)
+    make_trainer(tmp_path).predict(CaptioningTask(make_net(), metrics=("meteor",), jars={"meteor": "none.jar"}), data)
 
 
 def greedy_captions(task, data, batch):
@@ -233,26 +294,10 @@ def test_a_loss_that_is_not_finite_names_the_samples(tmp_path):
         make_trainer(tmp_path).fit(task, make_data())
 
 
-def test_two_processes_train_and_measure_as_one(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(tmp_path)],
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.DEVNULL,
-        )
-        for rank in range(2)
-    ]
+def test_two_processes_train_and_measure_as_one(in_two_processes, tmp_path):
+    in_two_processes(__file__, tmp_path)
     alone = run(make_trainer(tmp_path, callbacks=WriteCaptions(1)), batch_size=8)
     captions = (tmp_path / "captions.json").read_text()
-    try:
-        assert [worker.wait(300) for worker in workers] == [0, 0]
-    finally:
-        for worker in workers:
-            worker.kill()
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert first["scores"] == second["scores"] and first["loss"] == second["loss"]
     assert first["scores"] == pytest.approx(alone["scores"], rel=1e-4)

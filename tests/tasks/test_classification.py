@@ -2,8 +2,6 @@
 
 import math
 import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -267,35 +265,10 @@ def evaluated(rank: int, replicas: int, **settings) -> dict:
     return {"scores": task.last_scores, "samples": task.last_samples, "metrics": metrics}
 
 
-def test_two_processes_give_the_numbers_of_one(tmp_path):
+def test_two_processes_give_the_numbers_of_one(in_two_processes, tmp_path):
     """22 samples in batches of 4: no share is padded, and the numbers are equal to the last digit. So is training."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    environment = {
-        **os.environ,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "GROUP_RANK": "0",
-        "TORCHELASTIC_RUN_ID": "test",
-        "OMP_NUM_THREADS": "1",
-    }
-    workers = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(tmp_path)],
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.DEVNULL,
-        )
-        for rank in range(2)
-    ]
+    in_two_processes(__file__, tmp_path)
     alone, weights = evaluated(0, 1), trained(0, 1)
-    try:
-        assert [worker.wait(300) for worker in workers] == [0, 0]
-    finally:
-        for worker in workers:
-            worker.kill()
     assert 0 < alone["scores"]["acc1"] < 1 and len(alone["samples"]["index"]) == 22
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)

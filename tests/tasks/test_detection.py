@@ -1,7 +1,6 @@
 """Training, validation and prediction through the trainer."""
 
 import os
-import subprocess
 import sys
 import warnings
 from contextlib import contextmanager
@@ -285,32 +284,10 @@ def test_class_names_come_from_the_data_module(make_net, make_batch):
     assert task.class_names == Data.class_names
 
 
-def test_two_processes_train_as_one_and_stop_together(tmp_path, make_net, make_batch):
-    environment = {
-        **os.environ,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(20_000 + os.getpid() % 20_000),
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "GROUP_RANK": "0",
-        "TORCHELASTIC_RUN_ID": "test",
-        "OMP_NUM_THREADS": "1",
-    }
-    workers = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(tmp_path)],
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.DEVNULL,
-        )
-        for rank in range(2)
-    ]
+def test_two_processes_train_as_one_and_stop_together(in_two_processes, tmp_path, make_net, make_batch):
+    in_two_processes(__file__, tmp_path)
     task = DetectionTask(make_net(), lr=0.01)
     make_trainer().fit(task, loader([make_batch([1, 4, 2, 5, 8])]))
-    try:
-        assert [worker.wait(100) for worker in workers] == [0, 0]
-    finally:
-        for worker in workers:
-            worker.kill()
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     for name, value in task.net.state_dict().items():
         torch.testing.assert_close(first["weights"][name], value, rtol=1e-5, atol=1e-6)

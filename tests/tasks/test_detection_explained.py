@@ -85,6 +85,9 @@ def test_nothing_kept_is_a_lookup_error(make_net):
     batch["targets"][0] |= {"boxes": torch.tensor([[0.0, 0, 5, 5]]), "labels": torch.tensor([1])}
     with pytest.raises(LookupError, match=r"'truth': none lies on an annotated object with an IoU of at least 0\.5"):
         task.explained(outputs, batch, "truth")
+    batch["targets"][0]["labels"] = torch.tensor([7])  # annotations of other classes
+    with pytest.raises(ValueError, match="an annotated object has the label 7, but the network has . classes"):
+        task.explained(outputs, batch, "truth")
     batch["targets"] = [batch["targets"][1]] * 2
     with pytest.raises(LookupError, match="'truth': they have no annotated objects"):
         task.explained(outputs, batch, "truth")

@@ -1,7 +1,6 @@
 """A test run over several explanation methods, on one process and on two."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -115,22 +114,9 @@ def test_what_cannot_be_explained_is_said():
         table_of(ExplanationTest(a_task(), Noted("best"), ["random"]))
 
 
-def test_two_processes_measure_as_one(tmp_path):
-    port = str(20_000 + os.getpid() % 20_000)
-    environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    environment |= {**os.environ, "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": "1"}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(tmp_path)], env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        )
-        for rank in range(2)
-    ]
-    try:
-        table = table_of(ExplanationTest(a_task(), RelevanceSegmentation([0.05]), METHODS))
-        assert [worker.wait(200) for worker in workers] == [0, 0]
-    finally:
-        for worker in workers:
-            worker.kill()
+def test_two_processes_measure_as_one(in_two_processes, tmp_path):
+    in_two_processes(__file__, tmp_path)
+    table = table_of(ExplanationTest(a_task(), RelevanceSegmentation([0.05]), METHODS))
     assert table["rollout"]["AR100"] > 0
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)

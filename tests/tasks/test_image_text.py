@@ -1,8 +1,6 @@
 """Training images and texts by contrast, retrieval, and what of it is explained."""
 
 import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -119,26 +117,10 @@ def test_each_pair_is_explained():
             task.explained(outputs, batch, choice)
 
 
-def test_two_processes_train_and_measure_as_one(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(tmp_path)],
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.DEVNULL,
-        )
-        for rank in range(2)
-    ]
+def test_two_processes_train_and_measure_as_one(in_two_processes, tmp_path):
+    in_two_processes(__file__, tmp_path)
     task = ImageTextTask(make_net(), lr=0.01, warmup_epochs=0)
     make_trainer().fit(task, loader([make_batch()]), loader([make_batch()]))
-    try:
-        assert [worker.wait(300) for worker in workers] == [0, 0]
-    finally:
-        for worker in workers:
-            worker.kill()
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     start = make_net().state_dict()
     for name, value in task.net.state_dict().items():

@@ -1,7 +1,6 @@
 """The linear probe: what it trains, what it leaves alone, and that two processes evaluate what a checkpoint holds."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -113,31 +112,9 @@ def test_a_frozen_network_is_explained():
     assert all(parameter.grad is None for parameter in task.parameters())
 
 
-def test_two_processes_evaluate_as_one(tmp_path):
+def test_two_processes_evaluate_as_one(in_two_processes, tmp_path):
     """Also after training, in which each process has normed its own images: all evaluate the first one's statistics."""
-    environment = {
-        **os.environ,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(20_000 + os.getpid() % 20_000),
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "GROUP_RANK": "0",
-        "TORCHELASTIC_RUN_ID": "test",
-        "OMP_NUM_THREADS": "1",
-    }
-    workers = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(tmp_path)],
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.DEVNULL,
-        )
-        for rank in range(2)
-    ]
-    try:
-        assert [worker.wait(300) for worker in workers] == [0, 0]
-    finally:
-        for worker in workers:
-            worker.kill()
+    in_two_processes(__file__, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert first["probe"] == second["probe"] and first["painting"] == second["painting"]
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch.utils.data import SequentialSampler
 
-from lightning_xai.data.detection_loader import detection_loader
+from lightning_xai.data.batch_loader import batch_loader
 
 
 def loader(workers: int = 0, device: str | None = None, **arguments):
     data = list(range(7))
     strategy = SimpleNamespace(root_device=torch.device(device or "cpu"))
     trainer = SimpleNamespace(strategy=strategy) if device else None
-    return detection_loader(data, SequentialSampler(data), 2, workers, list, trainer, **arguments)
+    return batch_loader(data, SequentialSampler(data), 2, workers, list, trainer, **arguments)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -1,4 +1,4 @@
-"""The loader of every detection data module."""
+"""The loader of every data module."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 
-def detection_loader(
+def batch_loader(
     dataset: Dataset,
     sampler: Sampler,
     batch_size: int,
