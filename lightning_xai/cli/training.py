@@ -12,6 +12,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.utilities.exceptions import SIGTERMException
@@ -79,6 +80,9 @@ class TrainingCLI(LightningCLI):
             parser.add_argument("--weights_only", type=bool | None, help="(in files only) how that file was read")
         parser.add_argument("--run_dir", type=str | None, help="folder of the run (default: runs/<name of the config>)")
         parser.add_argument("--extends", type=str | None, help="(in files only) the configuration this one builds on")
+        parser.add_argument(
+            "--num_threads", type=int | None, help="threads of one operation on a CPU; 1 is best where tensors are tiny"
+        )
         parser.add_argument("--checkpoint_every_n_steps", type=int, default=1000, help="also save inside an epoch")
         parser.add_argument(
             "--monitor",
@@ -97,6 +101,10 @@ class TrainingCLI(LightningCLI):
         self.run_dir = Path(settings.run_dir or settings.trainer.default_root_dir or f"runs/{name}")
         settings.trainer.default_root_dir = settings.run_dir = str(self.run_dir)
         settings.extends = None  # a saved configuration is complete
+        if settings.num_threads is not None:
+            if settings.num_threads < 1:
+                raise SystemExit(f"--num_threads {settings.num_threads} must be at least 1")
+            torch.set_num_threads(settings.num_threads)
         self._choose_methods(settings)
         self._find_checkpoint(settings)
 

@@ -23,6 +23,7 @@ from lightning_xai.data.vocabulary import Vocabulary
 
 POSITIONS = ("left of", "right of", "above", "below")
 MAX_OBJECTS = 3  # with two attributes each and one relation: as many nodes as the captioner takes
+SAID = 0.7  # how often a clear position is asked for
 FEATURES = DrawnFeatures()
 DEFAULT_RECIPE = SceneRecipe(min_size=18.0, max_objects=5)
 
@@ -69,8 +70,10 @@ def position_of(scene: Scene, subject: int, other: int) -> str | None:
 
 
 def draw_graph(scene: Scene, boxes: np.ndarray, draws: Draws) -> AbstractGraph:
-    """A graph of some objects of a scene in any order, each with none, its colour, or colour and texture as attributes;
-    every other time with the relation of the first object to the second. boxes: (N, 4) of the scene's objects."""
+    """A graph of some objects of a scene in any order, each with none, its colour, or colour and texture as attributes.
+
+    Where it is clear, the position of the first object to the second is mostly asked for. boxes: (N, 4) of the objects.
+    """
     left = list(range(len(scene.objects)))
     chosen = [left.pop(draws.integer(0, len(left) - 1)) for _ in range(draws.integer(1, min(len(left), MAX_OBJECTS)))]
     objects = []
@@ -78,7 +81,7 @@ def draw_graph(scene: Scene, boxes: np.ndarray, draws: Draws) -> AbstractGraph:
         item = scene.objects[number]
         attributes = (item.colour, item.texture)[: draws.integer(0, 2)]
         objects.append(GraphObject(number, item.shape, attributes, tuple(map(float, boxes[number]))))
-    position = position_of(scene, *chosen[:2]) if len(chosen) > 1 and draws.uniform() < 0.5 else None
+    position = position_of(scene, *chosen[:2]) if len(chosen) > 1 and draws.uniform() < SAID else None
     relations = () if position is None else (GraphRelation(chosen[0], position, chosen[1]),)
     graph = AbstractGraph(tuple(objects), relations)
     return AbstractGraph(graph.objects, graph.relations, sentence(graph))

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 from lightning_xai.cli import main
+from lightning_xai.cli.training import TrainingCLI
 
 # of `fit` and `test`; debug_loop.yaml belongs to a command of its own
 CONFIGS = [file for file in sorted((Path(__file__).parents[2] / "configs").glob("*.yaml")) if file.stem != "debug_loop"]
@@ -164,6 +166,20 @@ def test_bad_arguments_are_one_sentence(trained):
     with pytest.raises(SystemExit, match=r"^lightning-xai: two_stage=True needs"):
         wrong = ["--model.net.with_box_refine", "false", "--model.net.two_stage", "true"]
         main(["fit", *of(trained, checkpoint=False), *wrong])
+
+
+def test_threads_of_a_run(trained):
+    before = torch.get_num_threads()
+    try:
+        for threads in (before + 1, 1):
+            TrainingCLI([*of(trained, checkpoint=False), "--num_threads", str(threads)], run=False)
+            assert torch.get_num_threads() == threads
+        TrainingCLI([*of(trained, checkpoint=False)], run=False)
+        assert torch.get_num_threads() == 1
+        with pytest.raises(SystemExit, match="--num_threads 0 must be at least 1"):
+            TrainingCLI([*of(trained, checkpoint=False), "--num_threads", "0"], run=False)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_weights_must_come_from_somewhere(trained):

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from lightning_xai.data.drawn_features import CELLS, DIRECTIONS, FEATURE_SIZE, GRADIENTS, THUMBNAIL, region_features
+from lightning_xai.data.drawn_features import (
+    CELLS,
+    DIRECTIONS,
+    FEATURE_SIZE,
+    GRADIENTS,
+    PLACE,
+    THUMBNAIL,
+    region_features,
+)
 
 THUMBNAILS = THUMBNAIL * THUMBNAIL * 3
 
@@ -16,7 +24,7 @@ def test_colour_place_and_direction():
     assert features.shape == (2, FEATURE_SIZE) and features.dtype == np.float32
     thumbnail = features[0, :THUMBNAILS].reshape(THUMBNAIL, THUMBNAIL, 3)
     assert (thumbnail == [2, -2, -2]).all()  # in units of their spread
-    np.testing.assert_allclose(features[:, -4:], [[-2, -2, 0, 0], [0, 0, 2, 2]])
+    np.testing.assert_allclose(features[:, -4:] * PLACE[1], [[-1, -1, 0, 0], [0, 0, 1, 1]], atol=1e-6)
     mean, spread = GRADIENTS
     gradients = features[:, THUMBNAILS:-4].reshape(2, CELLS * CELLS, DIRECTIONS) * spread + mean
     np.testing.assert_allclose(gradients[0], 0, atol=1e-6)
