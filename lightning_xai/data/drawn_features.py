@@ -12,8 +12,8 @@ SIDE = 16  # pixels of a region that is looked at, in each direction
 CELLS, DIRECTIONS = 4, 8
 THUMBNAIL = 12
 FEATURE_SIZE = THUMBNAIL * THUMBNAIL * 3 + CELLS * CELLS * DIRECTIONS + 4
-# what is taken off each part and by what it is divided: mean and spread over drawn scenes, as a captioner learns in half
-# the steps from features that vary alike; the four numbers of the place, which decide on left and right, weigh more
+# What is taken off each part and by what it is divided: mean and spread over drawn scenes, as a captioner learns faster
+# from features that vary alike. The four numbers of the place weigh more: they alone tell left from right.
 COLOURS, GRADIENTS, PLACE = (0.0, 0.5), (0.65, 0.75), (0.0, 0.15)
 
 
