@@ -25,7 +25,7 @@ POSITIONS = ("left of", "right of", "above", "below")
 MAX_OBJECTS = 3  # with two attributes each and one relation: as many nodes as the captioner takes
 SAID = 0.7  # how often a clear position is asked for
 FEATURES = DrawnFeatures()
-DEFAULT_RECIPE = SceneRecipe(min_size=18.0, max_objects=5)
+DEFAULT_RECIPE = SceneRecipe(min_size=18.0, max_objects=5, max_rotation=20.0)
 
 
 def spoken_words(graph: AbstractGraph) -> list[tuple[str, int]]:
