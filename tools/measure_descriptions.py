@@ -4,9 +4,9 @@ usage: python tools/measure_descriptions.py --config runs/demo/config.yaml --ckp
            --captioner runs/demo_captions/config.yaml --captioner_ckpt runs/demo_captions/checkpoints/best.ckpt \\
            --scenes 80 --method attn_lrp random -- --data.recipe.max_rotation 20
 
-What the detector finds in drawn validation scenes is explained; regions of the explanation, and for comparison the found
-boxes themselves, are captioned; the n-th noun of the sentence is compared with the class of the n-th region. Options of
-the detector's configuration come behind --.
+What the detector finds in drawn validation scenes is explained; regions of the explanation, and for comparison the
+found boxes themselves, are captioned; the n-th noun of the sentence is compared with the class of the n-th region.
+Options of the detector's configuration come behind --.
 """
 
 import argparse
