@@ -36,10 +36,13 @@ def describe(options: argparse.Namespace, own: list[str], of_captioner: list[str
         cli = configured_with_weights([*(w for file in options.config for w in ("--config", file)), *own], options.ckpt)
         explainable_task(cli.model)
     captioner = configured_captioner(options.captioner, of_captioner, options.captioner_ckpt)
-    title = f"val_{options.index}" if options.image is None else options.image.stem
+    title = f"val_{options.index}" if options.image is None else (options.graph or options.image).stem
     out = _out(options.out, (cli or captioner).run_dir / "descriptions", title)
+    files = picture_file, graph_file, seen_file = [out.with_name(out.name + e) for e in (".png", ".json", ".input.png")]
+    for given in (options.image, options.graph):
+        if given is not None and given.resolve() in [file.resolve() for file in files]:
+            raise ValueError(f"{given} is read and would be written over: give another place by --out")
     out.parent.mkdir(parents=True, exist_ok=True)
-    picture_file, graph_file, seen_file = (out.with_name(out.name + end) for end in (".png", ".json", ".input.png"))
     explained = None
     if graph is None:
         if picture is None:

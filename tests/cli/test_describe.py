@@ -70,6 +70,12 @@ def folder(tmp_path_factory):
     return place
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """What runs leave in the working folder goes with the test."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def photo(tmp_path):
     file = tmp_path / "photo.png"
@@ -147,6 +153,21 @@ def test_a_picture_of_the_validation_data(detector, captioner, tmp_path, capsys)
     assert capsys.readouterr().out.splitlines()[0] == caption
     assert "the samples 0 to 2" in failing([*detector, *captioner, "--index", "3", *sizes])
     assert "give --image FILE" in failing([*captioner, "--index", "0", *words[:2]])
+
+
+def test_what_is_read_is_not_written_over(detector, captioner, photo, tmp_path, capsys):
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps(GRAPH))
+    pictures = {given: given.read_bytes() for given in (photo, file)}
+    for out in (tmp_path, tmp_path / "mine", tmp_path / "photo.png"):
+        words = ["--graph", str(file), "--image", str(photo), "--out", str(out)]
+        assert "would be written over: give another place by --out" in failing([*captioner, *words])
+    assert "would be written over" in failing([*detector, *captioner, "--image", str(photo), "--out", str(tmp_path)])
+    assert {given: given.read_bytes() for given in pictures} == pictures
+    assert main(["describe", *captioner, "--graph", str(file), "--image", str(photo)]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        f"runs/captioner/descriptions/mine.{ending}" for ending in ("png", "json")
+    ]
 
 
 def test_a_graph_that_is_too_large_says_what_is_left_out(captioner, photo, tmp_path, capsys):
@@ -244,7 +265,7 @@ def test_where_files_go(captioner, photo, tmp_path):
     words = [*captioner, "--graph", str(tmp_path / "g.json"), "--image", str(photo), "--out"]
     (tmp_path / "folder").mkdir()
     assert main(["describe", *words, str(tmp_path / "folder")]) == 0
-    assert sorted(file.name for file in (tmp_path / "folder").iterdir()) == ["photo.json", "photo.png"]
+    assert sorted(file.name for file in (tmp_path / "folder").iterdir()) == ["g.json", "g.png"]
     assert failing([*words, str(photo / "x")]) in (
         f"lightning-xai describe: {photo}: File exists",
         f"lightning-xai describe: {photo}: Not a directory",
