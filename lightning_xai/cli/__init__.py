@@ -11,7 +11,7 @@ COMMANDS = {
     "fit": ("train a network, validating and explaining on the way", "lightning_xai.cli.training"),
     "validate": ("evaluate a checkpoint on the validation data", "lightning_xai.cli.training"),
     "test": ("evaluate a checkpoint on the test data", "lightning_xai.cli.training"),
-    "predict": ("detect in pictures and write the detections", "lightning_xai.cli.training"),
+    "predict": ("write what a network says of pictures: detections, classes, captions", "lightning_xai.cli.training"),
     "explain": ("draw why a network says what it says of one picture", "lightning_xai.cli.explain"),
     "describe": ("caption what a network looked at, or a scene graph of yours", "lightning_xai.cli.describe"),
     "intervene": ("tabulate AP with each head, level, point or layer muted", "lightning_xai.cli.intervene"),
