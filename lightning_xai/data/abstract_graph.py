@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -166,14 +165,3 @@ def graph_nodes(graph: AbstractGraph, max_nodes: int = MAX_NODES) -> GraphNodes:
         )
     inside = tuple(edge for edge in edges if edge[0] < len(kept) and edge[1] < len(kept))
     return GraphNodes(names, types, orders, boxes, owners, inside, len(planned) - len(kept))
-
-
-def chosen_objects(graph: AbstractGraph, identities: Sequence[int | str]) -> AbstractGraph:
-    """The graph of these objects in this order, with the relations among them, without the phrase.
-
-    Raises KeyError for an identity that no object has.
-    """
-    by_identity = {item.identity: item for item in graph.objects}
-    chosen = set(identities)
-    relations = tuple(r for r in graph.relations if r.subject in chosen and r.object in chosen)
-    return AbstractGraph(tuple(by_identity[identity] for identity in identities), relations)

@@ -9,7 +9,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lightning_xai.evaluate.caption_diversity import diversity_by_source
-from lightning_xai.evaluate.caption_metrics import WITHOUT_JAVA, caption_scores, require_metrics
+from lightning_xai.evaluate.caption_metrics import (
+    WITHOUT_JAVA,
+    caption_scores,
+    mean_length,
+    require_metrics,
+    vocabulary_size,
+)
 from lightning_xai.evaluate.collected_captions import CollectedCaptions, WrittenCaptions
 from lightning_xai.evaluate.graph_structure import CaptionParser
 from lightning_xai.evaluate.graph_swaps import names_exchanged, object_pair, with_objects_exchanged
@@ -56,10 +62,10 @@ class CaptioningTask(pl.LightningModule):
 
     After validation or test `last_scores` has loss (per word, of the whole split), the metrics, `swap`, and where the
     batches have word_nodes `grounding`: the share of the reference's words that attend most to the node they speak of.
-    A test adds the diversity of captions (see `diversity_by_source`): of a graph's `sentences`, and of an image's
-    graphs where it has several. With word_nodes it also leaves `last_table`, which has the numbers of `WordGrounding`
-    for attention, `word_methods` and two that know nothing. A checkpoint remembers the words; ValueError where the
-    data have others.
+    A test adds num_words (different ones in all captions), avg_len (words of a caption), and the diversity of captions
+    (see `diversity_by_source`): of a graph's `sentences`, and of an image's graphs where it has several. With
+    word_nodes it also leaves `last_table`, which has the numbers of `WordGrounding` for attention, `word_methods` and
+    two that know nothing. A checkpoint remembers the words; ValueError where the data have others.
     """
 
     def __init__(
@@ -274,7 +280,7 @@ class CaptioningTask(pl.LightningModule):
         if table:
             scores["grounding"] = table["attention"]["node"]
         if stage == "test":
-            scores |= self._diversity(written)
+            scores |= self._variety(written)
         self._start_evaluation()
         if not self.trainer.sanity_checking:
             self.last_scores, self.last_table = scores, table if stage == "test" and table else None
@@ -285,11 +291,13 @@ class CaptioningTask(pl.LightningModule):
         # all processes hold the same numbers; their maximum is exactly that number, their mean may be rounded
         self.log_dict(logged, sync_dist=True, reduce_fx="max")
 
-    def _diversity(self, written: WrittenCaptions) -> dict[str, float]:
-        """How much the captions of one graph differ, and those of an image's graphs."""
+    def _variety(self, written: WrittenCaptions) -> dict[str, float]:
+        """How many words the captions use and have, and how much those of one graph and of an image's graphs differ."""
+        said = list(written.predictions.values())
         graphs = ([written.predictions[name] for name in names] for names in written.images.values())
         sources = {"sentences": written.sentences.values(), "graphs": graphs}
-        return diversity_by_source(sources, self._known("test").values())
+        counts = {"num_words": float(vocabulary_size(said)), "avg_len": mean_length(said)}
+        return counts | diversity_by_source(sources, self._known("test").values())
 
     def _summed(self, numbers: Sequence[float]) -> list[float]:
         """The numbers summed over all processes."""

@@ -196,6 +196,7 @@ def test_diversity_of_sentences_and_of_an_images_graphs(tmp_path):
     task.said = 0
     data = OfOneImage(n_train=1, n_val=1, n_test=5, eval_batch_size=2)
     make_trainer(tmp_path).test(task, data, verbose=False)
+    assert task.last_scores["num_words"] == 6 and task.last_scores["avg_len"] == 2  # "a", four numbers, "heart"
     assert task.last_scores["Div-1/sentences"] == 3 / 4  # "a" twice; the last graph has but one sentence
     assert task.last_scores["Div-1/graphs"] == 3 / 4 and task.last_scores["Div-2/graphs"] == 2 / 4
     rarity = NgramRarity(data.references("test").values())
